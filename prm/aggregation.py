@@ -1,0 +1,29 @@
+"""Step scores → one trajectory score. One function each, all reported side by side.
+
+Which one decides is the version's choice (`aggregation` in its manifest), because no single one
+is right for every PRM: min is what the implicit PRM paper ranks with (arXiv 2412.01981 §4.1),
+product is prm800k's and favours short solutions, last is search-and-learn's for value-like PRMs.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+Aggregate = Callable[[Sequence[float]], float]
+
+AGGREGATIONS: Mapping[str, Aggregate] = MappingProxyType(
+    {
+        "min": min,
+        "last": lambda scores: scores[-1],
+        "mean": lambda scores: math.fsum(scores) / len(scores),
+        "product": math.prod,
+        "max": max,
+        "sum": math.fsum,
+    }
+)
+
+
+def aggregate_all(scores: Sequence[float]) -> dict[str, float]:
+    """Every aggregate of a non-empty list of step scores, by name."""
+    assert scores, "a trajectory without steps has no score"
+    return {name: float(aggregate(scores)) for name, aggregate in AGGREGATIONS.items()}

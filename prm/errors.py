@@ -1,0 +1,69 @@
+"""Every error that Rung raises on purpose.
+
+RungError
+├── CallerError               a caller's mistake; the message names the field, the number, the remedy
+│   ├── InvalidInput          400  the values do not make sense together, or for this model
+│   ├── UnknownModel          404  no such model or version is served
+│   └── TooLarge              413  more than this server takes in one request
+├── Overloaded                429  every permit is taken; says when to come back
+├── Unavailable               503  no engine, or no policy server, can answer at this moment
+│   └── EngineDied            503  the engine process died under this request
+└── ModelFolderError               a model folder is refused; names the file and the reason
+
+A broken invariant is an `assert`. Everything else is a bug and goes up.
+"""
+
+from pathlib import Path
+
+
+class RungError(Exception):
+    """Base of the tree above. `str(error)` is written for the person who can act on it."""
+
+
+class CallerError(RungError):
+    """A caller's mistake. `param` names the field, as in `items[3].steps`."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidInput(CallerError):
+    """The request is well formed and still cannot be served."""
+
+
+class UnknownModel(CallerError):
+    """The name, or the version behind its `@`, is not served here."""
+
+
+class TooLarge(CallerError):
+    """The request is larger than this server takes."""
+
+
+class Overloaded(RungError):
+    """All permits are taken. `retry_after_s` is how long the caller should wait."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(RungError):
+    """Something this request needs is not running now; the same request may work later."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineDied(Unavailable):
+    """The engine process went away while this request was in it."""
+
+
+class ModelFolderError(RungError):
+    """A model folder that must not be served: which file, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason

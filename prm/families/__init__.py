@@ -1,0 +1,9 @@
+"""The table of PRM families: one file and one line each."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from prm.families import implicit
+from prm.families.base import FamilySpec
+
+FAMILIES: Mapping[str, FamilySpec] = MappingProxyType({implicit.SPEC.name: implicit.SPEC})

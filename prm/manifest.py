@@ -1,0 +1,113 @@
+"""The manifest of a published version: everything about it that its weights do not say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from prm.files import read_json
+from prm.types import Message
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Record):
+    """Size and hash of one file of the version."""
+
+    bytes: int
+    sha256: Sha256
+
+
+class ModelRef(_Record):
+    """Another version, pinned by the hash of its weights."""
+
+    name: Name
+    version: Name
+    weights_sha256: Sha256
+
+
+class GoldenScore(_Record):
+    """One trajectory and the raw step scores that the publisher computed for it.
+
+    For a policy, `raw` holds one number: the summed log-probability of the response.
+    """
+
+    messages: tuple[Message, ...]
+    steps: tuple[str, ...]
+    raw: tuple[float, ...]
+
+
+class _Manifest(_Record):
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Name
+    created: int
+    files: Mapping[str, FileRecord]
+    golden: tuple[GoldenScore, ...] = Field(min_length=1)
+    training: Mapping[str, Any] = Field(default_factory=dict)
+    metrics: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """`name@version`: how this version is written in requests, answers and logs."""
+        return f"{self.name}@{self.version}"
+
+
+class PolicyManifest(_Manifest):
+    """A causal language model that writes steps."""
+
+    kind: Literal["policy"] = "policy"
+    step_separator: str = "\n\n"
+
+
+class PrmManifest(_Manifest):
+    """A process reward model: how it is read (`family` and its settings) and what decides.
+
+    `threshold` is on the step score in [0, 1]: below it, a step counts as wrong.
+    """
+
+    kind: Literal["prm"] = "prm"
+    family: str
+    beta: float = Field(gt=0)
+    step_value: Literal["single", "accumulative"] = "single"
+    reference: ModelRef
+    step_separator: str = "\n\n"
+    aggregation: str = "min"
+    threshold: float = Field(ge=0, le=1)
+
+
+Manifest = Annotated[PolicyManifest | PrmManifest, Field(discriminator="kind")]
+
+
+class ManifestFile(BaseModel):
+    """Tells the two kinds of manifest apart by `kind`."""
+
+    manifest: Manifest
+
+
+class ModelVersion:
+    """An immutable published version: its folder and its manifest."""
+
+    def __init__(self, folder: Path, manifest: PolicyManifest | PrmManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.key = manifest.key
+        self.config = read_json(folder / "config.json")
+
+    @property
+    def context_limit(self) -> int:
+        """The most tokens that this model reads at once."""
+        return int(self.config["max_position_embeddings"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights: what a `ModelRef` pins."""
+        return self.manifest.files["model.safetensors"].sha256

@@ -1,0 +1,230 @@
+"""Model versions on disk: what a folder must hold, and how one is published and verified.
+
+    models/<name>/<version>/  manifest.json  model.safetensors  config.json  tokenizer files  STABLE
+    models/<name>/live.json   {"live": "<version>"}
+
+A folder without STABLE (written last) does not exist for us. Names and versions come from listing
+the directory, never from a caller: a name in a request is looked up, not joined to a path.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from prm.aggregation import AGGREGATIONS
+from prm.errors import ModelFolderError
+from prm.families import FAMILIES
+from prm.files import hash_file, read_json, write_durably
+from prm.manifest import (
+    NAME_PATTERN,
+    FileRecord,
+    ManifestFile,
+    ModelVersion,
+    PolicyManifest,
+    PrmManifest,
+)
+
+MANIFEST = "manifest.json"
+STABLE = "STABLE"
+LIVE = "live.json"
+REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+# Formats that run code when they are loaded.
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
+CODE_SUFFIXES = (".py", ".so")
+
+class Registry:
+    """The versions under one root folder, verified. Raises ModelFolderError for a bad one."""
+
+    def __init__(self, versions: Sequence[ModelVersion], live: Mapping[str, str]) -> None:
+        self._versions = {version.key: version for version in versions}
+        self._live = dict(live)
+
+    @classmethod
+    def open(cls, root: Path) -> "Registry":
+        """Read and verify every live version under `root`, and the references they pin."""
+        if not root.is_dir():
+            raise ModelFolderError(root, "no such folder")
+        versions: dict[str, ModelVersion] = {}
+        live = {}
+        for folder in sorted(root.iterdir()):
+            if not folder.is_dir() or not (folder / LIVE).is_file():
+                continue
+            version_id = _live_version(folder / LIVE)
+            version = load_version(folder / version_id)
+            _check_place(version, folder.name, version_id)
+            versions[version.key] = version
+            live[folder.name] = version_id
+        if not versions:
+            raise ModelFolderError(root, f"no model in it (no <name>/{LIVE})")
+        for version in list(versions.values()):
+            if isinstance(version.manifest, PrmManifest):
+                reference = _resolve_reference(root, version, versions)
+                versions[reference.key] = reference
+        return cls(list(versions.values()), live)
+
+    def __iter__(self) -> Iterator[ModelVersion]:
+        return iter(self._versions.values())
+
+    def live(self) -> list[ModelVersion]:
+        """The version that answers for each name."""
+        return [self._versions[f"{name}@{version}"] for name, version in self._live.items()]
+
+    def get(self, key: str) -> ModelVersion | None:
+        """The version called `name` (the live one) or `name@version`, or None."""
+        if "@" not in key and key in self._live:
+            key = f"{key}@{self._live[key]}"
+        return self._versions.get(key)
+
+    def reference_of(self, manifest: PrmManifest) -> ModelVersion:
+        """The frozen reference model of an implicit PRM."""
+        return self._versions[f"{manifest.reference.name}@{manifest.reference.version}"]
+
+
+def load_version(folder: Path) -> ModelVersion:
+    """Read one version's manifest and check every file against it.
+
+    Raises ModelFolderError naming the file: no STABLE marker, a missing file, a size or hash that
+    differs, a pickle or a program where only data may lie, a manifest that does not fit its config.
+    """
+    if not (folder / STABLE).is_file():
+        raise ModelFolderError(folder / STABLE, "missing: this version was never fully published")
+    manifest = _read_manifest(folder / MANIFEST)
+    _refuse_code(folder)
+    for name in (*REQUIRED_FILES, *manifest.files):
+        _check_file(folder, name, manifest.files)
+    version = ModelVersion(folder, manifest)
+    _check_architecture(version)
+    return version
+
+
+def publish(root: Path, staged: Path, manifest: PolicyManifest | PrmManifest) -> ModelVersion:
+    """Move the staged folder to its place and make it live; a reader sees all of it or nothing.
+
+    The manifest's `files` are filled in from what is staged. Raises FileExistsError when the
+    version is already there: versions never change.
+    """
+    target = root / manifest.name / manifest.version
+    if target.exists():
+        raise FileExistsError(f"{target} is already published; choose another version")
+    files = {path.name: _record(path) for path in sorted(staged.iterdir()) if path.is_file()}
+    manifest = manifest.model_copy(update={"files": files})
+    write_durably(staged / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    holding = Path(tempfile.mkdtemp(prefix=".publish-", dir=target.parent))
+    try:
+        landed = shutil.copytree(staged, holding / "version")
+        write_durably(landed / STABLE, "")
+        landed.rename(target)
+    finally:
+        shutil.rmtree(holding, ignore_errors=True)
+    pointer = target.parent / f".{LIVE}.{os.getpid()}"
+    write_durably(pointer, json.dumps({"live": manifest.version}) + "\n")
+    pointer.rename(target.parent / LIVE)
+    return load_version(target)
+
+
+def _read_manifest(path: Path) -> PolicyManifest | PrmManifest:
+    try:
+        manifest = ManifestFile.model_validate({"manifest": read_json(path)}).manifest
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        raise ModelFolderError(path, f"field {field}: {first['msg']}") from error
+    if manifest.kind == "prm" and manifest.aggregation not in AGGREGATIONS:
+        known = ", ".join(AGGREGATIONS)
+        raise ModelFolderError(path, f"aggregation {manifest.aggregation!r} is not one of {known}")
+    return manifest
+
+
+def _refuse_code(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in PICKLE_SUFFIXES:
+            raise ModelFolderError(
+                path, "a pickle-based format can run code when loaded; convert it to safetensors"
+            )
+        if path.suffix in CODE_SUFFIXES:
+            raise ModelFolderError(path, "a model folder holds data only; remote code is never run")
+
+
+def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> None:
+    path = folder / name
+    if Path(name).name != name:
+        raise ModelFolderError(folder / MANIFEST, f"files: {name!r} is not a plain file name")
+    if not path.is_file():
+        raise ModelFolderError(path, "missing")
+    if name not in files:
+        raise ModelFolderError(path, f"not listed under files in {MANIFEST}")
+    if path.stat().st_size != files[name].bytes:
+        raise ModelFolderError(
+            path, f"{path.stat().st_size} bytes, but {MANIFEST} says {files[name].bytes}"
+        )
+    if (found := hash_file(path)) != files[name].sha256:
+        raise ModelFolderError(
+            path, f"its SHA-256 is {found[:12]}…, but {MANIFEST} says {files[name].sha256[:12]}…"
+        )
+
+
+def _check_architecture(version: ModelVersion) -> None:
+    path = version.folder / "config.json"
+    architectures = version.config.get("architectures") or []
+    architecture = architectures[0] if architectures else "none"
+    if not isinstance(version.config.get("max_position_embeddings"), int):
+        raise ModelFolderError(path, "max_position_embeddings is missing")
+    if isinstance(version.manifest, PolicyManifest):
+        if not architecture.endswith("ForCausalLM"):
+            raise ModelFolderError(
+                path, f"architecture {architecture} is not a causal language model"
+            )
+        return
+    family = FAMILIES.get(version.manifest.family)
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise ModelFolderError(
+            version.folder / MANIFEST, f"family {version.manifest.family!r} is not one of {known}"
+        )
+    if not family.reads_architecture(architecture):
+        raise ModelFolderError(
+            path,
+            f"architecture {architecture} does not fit family {family.name!r} of {MANIFEST}, "
+            f"which reads {family.architectures}",
+        )
+
+
+def _check_place(version: ModelVersion, name: str, version_id: str) -> None:
+    if (version.manifest.name, version.manifest.version) != (name, version_id):
+        raise ModelFolderError(
+            version.folder / MANIFEST, f"says {version.key}, but lies under {name}/{version_id}"
+        )
+
+
+def _resolve_reference(
+    root: Path, version: ModelVersion, known: Mapping[str, ModelVersion]
+) -> ModelVersion:
+    assert isinstance(version.manifest, PrmManifest)
+    pinned = version.manifest.reference
+    key = f"{pinned.name}@{pinned.version}"
+    reference = known.get(key) or load_version(root / pinned.name / pinned.version)
+    if reference.weights_sha256 != pinned.weights_sha256:
+        raise ModelFolderError(
+            reference.folder / "model.safetensors",
+            f"is not the reference that {version.key} was trained against: SHA-256 "
+            f"{reference.weights_sha256[:12]}…, wanted {pinned.weights_sha256[:12]}…",
+        )
+    return reference
+
+
+def _live_version(path: Path) -> str:
+    live = read_json(path).get("live")
+    if not isinstance(live, str) or not re.match(NAME_PATTERN, live):
+        raise ModelFolderError(path, "field live: not a version name")
+    return live
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(bytes=path.stat().st_size, sha256=hash_file(path))

@@ -1,0 +1,80 @@
+"""The nouns of step scoring. Frozen: a score never changes after it was computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat turn. The problem is usually a single user turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One unit of reasoning text, and where it stands in the response.
+
+    >>> Step(index=1, text="7*2=14", char_start=6, char_end=12)
+    """
+
+    index: int
+    text: str
+    char_start: int
+    char_end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """A problem and the ordered steps of one attempt at it, complete or not.
+
+    `response[step.char_start:step.char_end] == step.text` for every step.
+    """
+
+    messages: tuple[Message, ...]
+    response: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepScore:
+    """What a PRM says of one step.
+
+    `raw` is the family's own number (for an implicit PRM, β times the step's log-ratio),
+    `score` is that number mapped to [0, 1], higher is better.
+    """
+
+    raw: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRewards:
+    """Per-token process rewards of one response: the RL trainer's view of a step score.
+
+    All three have one entry per response token; offsets index the response's characters.
+    """
+
+    ids: Sequence[int]
+    char_offsets: Sequence[tuple[int, int]]
+    rewards: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTrajectory:
+    """One scored item: a score per step, all aggregates, and what it cost.
+
+    `first_error` is the first step whose score lies below the version's threshold, or None.
+    `scored_tokens` counts the tokens that a model read for this item, over all its models.
+    """
+
+    trajectory: Trajectory
+    step_scores: tuple[StepScore, ...]
+    aggregates: Mapping[str, float]
+    score: float
+    first_error: int | None
+    tokens: TokenRewards | None
+    prompt_tokens: int
+    scored_tokens: int
