@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from prm.errors import InvalidInput, ModelFolderError
 from prm.files import read_json
@@ -94,7 +95,15 @@ class ChatTokenizer:
         """Text of these ids, control tokens left out."""
         return str(self._with_specials.decode(list(ids), skip_special_tokens=True))
 
-    @property
+    def decode_stream(self) -> DecodeStream:
+        """State for turning ids into text one at a time."""
+        return DecodeStream(skip_special_tokens=True)
+
+    def decode_next(self, stream: DecodeStream, token_id: int) -> str:
+        """The text that this id completes; empty in the middle of a multi-byte character."""
+        return stream.step(self._with_specials, token_id) or ""
+
+    @cached_property
     def eos_id(self) -> int | None:
         """Id of the token that ends a turn, or None where the tokenizer names none."""
         return self._specials.get(self.eos_text) if self.eos_text else None

@@ -4,10 +4,12 @@ A family is pure: it names the reads that it wants of its models and maps what c
 the models is the engine's business, so a family can be tested on numbers worked out by hand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from prm.chat import ChatTokenizer
+from prm.manifest import ModelVersion
 from prm.types import StepScore, TokenRewards, Trajectory
 
 
@@ -67,9 +69,9 @@ class FamilySpec:
     """How a family presents itself before any version of it is loaded."""
 
     name: str
-    architectures: str
-    suffix: Literal["ForCausalLM", "ForTokenClassification"]
+    architecture_suffix: Literal["ForCausalLM", "ForTokenClassification"]
+    bind: Callable[[ModelVersion, ChatTokenizer], Family]
 
     def reads_architecture(self, architecture: str) -> bool:
         """Whether a checkpoint of this architecture can be read this way."""
-        return architecture.endswith(self.suffix)
+        return architecture.endswith(self.architecture_suffix)

@@ -24,13 +24,10 @@ from prm.families.base import (
 from prm.manifest import ModelVersion, PrmManifest
 from prm.types import StepScore, TokenRewards, Trajectory
 
-SPEC = FamilySpec(name="implicit", architectures="…ForCausalLM", suffix="ForCausalLM")
-
-
 class ImplicitFamily:
     """An implicit PRM version, ready to encode and to score."""
 
-    name = SPEC.name
+    name = "implicit"
 
     def __init__(self, version: ModelVersion, tokenizer: ChatTokenizer) -> None:
         assert isinstance(version.manifest, PrmManifest)
@@ -109,3 +106,8 @@ def sigmoid(value: float) -> float:
     if value >= 0:
         return 1.0 / (1.0 + math.exp(-value))
     return math.exp(value) / (1.0 + math.exp(value))
+
+
+SPEC = FamilySpec(
+    name=ImplicitFamily.name, architecture_suffix="ForCausalLM", bind=ImplicitFamily
+)

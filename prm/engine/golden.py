@@ -1,0 +1,65 @@
+"""A version's golden scores, computed anew: the last check before it serves.
+
+Hashes prove that the bytes are the publisher's; this proves that they are *read* as the publisher
+read them: same template, same tokens, same positions, same arithmetic.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from prm.chat import ChatTokenizer
+from prm.engine.model import CausalLM
+from prm.errors import ModelFolderError
+from prm.families import FAMILIES
+from prm.manifest import GoldenScore, ModelVersion, PolicyManifest, PrmManifest
+from prm.steps import join_steps
+from prm.types import Trajectory
+
+# float32 on another processor differs in the sixth digit; a wrong read differs in the first.
+# In bfloat16 one log-prob carries an error near 1e-2, and a step sums a handful of them.
+TOLERANCE_FLOAT32 = 1e-3
+TOLERANCE_LOWER = 0.1
+
+
+def golden_raw(
+    version: ModelVersion,
+    tokenizer: ChatTokenizer,
+    models: Mapping[str, CausalLM],
+    golden: GoldenScore,
+) -> list[float]:
+    """The raw numbers of one golden trajectory, as this process computes them."""
+    manifest = version.manifest
+    response, steps = join_steps(golden.steps, manifest.step_separator)
+    if isinstance(manifest, PolicyManifest):
+        prompt = tokenizer.encode_prompt(golden.messages)
+        ids = (*prompt, *tokenizer.encode_response(response).ids)
+        return [float(models[version.key].logprobs([ids], [len(prompt)])[0].double().sum())]
+    family = FAMILIES[manifest.family].bind(version, tokenizer)
+    encoded = family.encode(
+        Trajectory(messages=golden.messages, response=response, steps=steps)
+    )
+    outputs = [
+        models[read.model].logprobs([read.ids], [read.first])[0].tolist()
+        for read in family.reads(encoded)
+    ]
+    return [step.raw for step in family.score(encoded, outputs).steps]
+
+
+def check_golden(
+    version: ModelVersion, tokenizer: ChatTokenizer, models: Mapping[str, CausalLM]
+) -> None:
+    """Raises ModelFolderError when a golden score is not reproduced."""
+    manifest: PolicyManifest | PrmManifest = version.manifest
+    is_exact = models[version.key].head.dtype == torch.float32
+    tolerance = TOLERANCE_FLOAT32 if is_exact else TOLERANCE_LOWER
+    for number, golden in enumerate(manifest.golden):
+        found = golden_raw(version, tokenizer, models, golden)
+        assert len(found) == len(golden.raw), "one number per step"
+        for place, (ours, theirs) in enumerate(zip(found, golden.raw, strict=True)):
+            if not abs(ours - theirs) <= tolerance * max(1.0, abs(theirs)):
+                raise ModelFolderError(
+                    version.folder / "manifest.json",
+                    f"golden score {number}, number {place}: the manifest says {theirs:.6f}, this "
+                    f"engine computes {ours:.6f}; the version is not read as it was published",
+                )

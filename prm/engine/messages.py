@@ -1,0 +1,130 @@
+"""What the API process and an engine process say to each other.
+
+One frame is four bytes of length, then JSON. The API process listens on a Unix socket in a folder
+of its own; the engine connects, says `Ready` or `Refused`, and answers requests by their `id` in
+whatever order they finish. A closed socket ends the engine.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+FRAME_HEADER = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """Log-probs of ids[first:] under one model version."""
+
+    model: str
+    ids: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogprobsRequest:
+    """Read all of these; one reply with all outputs."""
+
+    id: int
+    reads: tuple[Read, ...]
+    type: Literal["logprobs"] = "logprobs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """Write one completion per prompt; one reply each, as it ends. `numbers` name them."""
+
+    id: int
+    model: str
+    numbers: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    seeds: tuple[int, ...]
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: tuple[str, ...]
+    include_stop: bool
+    type: Literal["sample"] = "sample"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """Whoever asked has gone: do no more for this request, and do not answer it."""
+
+    id: int
+    type: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Every version is loaded and has reproduced its golden scores."""
+
+    device: str
+    dtype: str
+    load_s: float
+    type: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A model folder cannot be served; trying again would not help."""
+
+    path: str
+    reason: str
+    type: Literal["refused"] = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogprobsReply:
+    """One list of float32 log-probs per read. `queue_ms` is the wait for the first batch."""
+
+    id: int
+    outputs: tuple[tuple[float, ...], ...]
+    queue_ms: float
+    inference_ms: float
+    type: Literal["logprobs"] = "logprobs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleReply:
+    """One finished completion of a `SampleRequest`."""
+
+    id: int
+    number: int
+    ids: tuple[int, ...]
+    text: str
+    finish_reason: Literal["stop", "eos", "length", "context"]
+    type: Literal["sample"] = "sample"
+
+
+Request = LogprobsRequest | SampleRequest | CancelRequest
+Reply = Ready | Refused | LogprobsReply | SampleReply
+
+_requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+_replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
+
+
+def request_frame(request: Request) -> bytes:
+    """The bytes of a request on the wire."""
+    return _frame(_requests.dump_json(request))
+
+
+def reply_frame(reply: Reply) -> bytes:
+    """The bytes of a reply on the wire."""
+    return _frame(_replies.dump_json(reply))
+
+
+def parse_request(body: bytes) -> Request:
+    """A frame's body, back to the request."""
+    return _requests.validate_json(body)
+
+
+def parse_reply(body: bytes) -> Reply:
+    """A frame's body, back to the reply."""
+    return _replies.validate_json(body)
+
+
+def _frame(body: bytes) -> bytes:
+    return FRAME_HEADER.pack(len(body)) + body

@@ -1,0 +1,121 @@
+"""A causal language model, loaded from a folder, run over packed batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from prm.engine.attention import PACKED_ATTENTION, AttentionPlan, WholeSequences
+from prm.engine.kv import SlotCache
+from prm.engine.logprobs import target_logprobs
+from prm.errors import ModelFolderError
+
+# Settings that change what the head or attention computes and that this engine does not apply.
+UNSUPPORTED_SETTINGS = (
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "num_local_experts",
+)
+
+
+class CausalLM:
+    """The engine's view of a Hugging Face causal LM: hidden states in, log-probs out."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model.eval()
+        self._body = model.get_decoder()
+        self.head: Float[Tensor, "vocab size"] = model.get_output_embeddings().weight
+        self.device = self.head.device
+        self.context_limit = int(model.config.max_position_embeddings)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> "CausalLM":
+        """Load safetensors weights, without remote code and without a network.
+
+        `dtype` None keeps the checkpoint's own on an accelerator and takes float32 on a CPU.
+        Raises ModelFolderError for an architecture that would be computed wrongly here.
+        """
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        _check_supported(folder, config)
+        if dtype is None:
+            dtype = torch.float32 if device == "cpu" else config.dtype or torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=PACKED_ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        return cls(model.to(device))
+
+    def new_cache(self, slots: int) -> SlotCache:
+        """An empty cache for this many running sequences."""
+        config = self._model.config
+        heads = config.num_attention_heads
+        return SlotCache(
+            layers=config.num_hidden_layers,
+            slots=slots,
+            kv_heads=config.num_key_value_heads or heads,
+            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=self.head.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def hidden(self, ids: Int[Tensor, "T"], plan: AttentionPlan) -> Float[Tensor, "T size"]:
+        """Last hidden states of a packed batch."""
+        output = self._body(
+            input_ids=ids[None], position_ids=plan.position_ids, use_cache=False, plan=plan
+        )
+        return output.last_hidden_state[0]
+
+    @torch.inference_mode()
+    def next_logits(self, hidden: Float[Tensor, "n size"]) -> Float[Tensor, "n vocab"]:
+        """Float32 logits of the token after each of these hidden states."""
+        return (hidden @ self.head.T).float()
+
+    @torch.inference_mode()
+    def logprobs(
+        self, ids: Sequence[Sequence[int]], first: Sequence[int]
+    ) -> list[Float[Tensor, "targets"]]:
+        """log p(ids[i][t] | ids[i][:t]) for every t ≥ first[i] ≥ 1, float32, one forward.
+
+        The last token is not read, only predicted; a sequence's result does not depend on the
+        others in the batch.
+        """
+        assert all(start >= 1 for start in first), "the first token has no prediction"
+        lengths = [len(sequence) - 1 for sequence in ids]
+        packed = torch.tensor([t for s in ids for t in s[:-1]], device=self.device)
+        hidden = self.hidden(packed, WholeSequences(lengths, self.device))
+        wanted: list[int] = []
+        begin = 0
+        for length, start in zip(lengths, first, strict=True):
+            wanted.extend(range(begin + start - 1, begin + length))
+            begin += length
+        targets = [token for s, start in zip(ids, first, strict=True) for token in s[start:]]
+        flat = target_logprobs(
+            hidden[torch.tensor(wanted, device=self.device, dtype=torch.long)],
+            self.head,
+            torch.tensor(targets, device=self.device, dtype=torch.long),
+        )
+        counts = [len(s) - start for s, start in zip(ids, first, strict=True)]
+        return list(flat.split(counts))
+
+
+def _check_supported(folder: Path, config: object) -> None:
+    path = folder / "config.json"
+    for setting in UNSUPPORTED_SETTINGS:
+        if getattr(config, setting, None):
+            raise ModelFolderError(path, f"{setting} is set; the engine does not apply it")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelFolderError(path, f"layer types {sorted(kinds)}: only full_attention is run")

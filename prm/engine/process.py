@@ -1,0 +1,110 @@
+"""Starting an engine process and being told that it ended."""
+
+import asyncio
+import os
+import sys
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Without it OpenMP threads spin while they wait, and an engine beside an API process and its
+# clients decodes forty times slower. It must be set before torch is imported.
+ENGINE_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# The engine needs none of the server's secrets.
+WITHHELD = ("RUNG_API_KEYS", "RUNG_POLICY_API_KEY")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How an engine runs. `threads` None leaves one core to the API process."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    threads: int | None = None
+    max_batch: int = 64
+    token_budget: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProcess:
+    """A started engine that has connected."""
+
+    process: asyncio.subprocess.Process
+    reader: StreamReader
+    writer: StreamWriter
+
+    async def end(self) -> None:
+        """Close its socket, which is how it is told to go; kill it when it does not."""
+        self.writer.close()
+        try:
+            await asyncio.wait_for(self.process.wait(), timeout=5)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+async def start_engine(
+    folders: Sequence[Path], options: EngineOptions, socket_path: Path
+) -> EngineProcess | None:
+    """Start one and wait until it connects, or None when it ended before that."""
+    connected: asyncio.Future[tuple[StreamReader, StreamWriter]] = (
+        asyncio.get_running_loop().create_future()
+    )
+
+    def accept(reader: StreamReader, writer: StreamWriter) -> None:
+        if connected.done():
+            writer.close()
+        else:
+            connected.set_result((reader, writer))
+
+    socket_path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(accept, path=socket_path)
+    process = await asyncio.create_subprocess_exec(
+        *_command(folders, options, socket_path),
+        env=_environment(),
+        start_new_session=True,
+    )
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait({connected, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not connected.done():
+            return None
+        reader, writer = connected.result()
+        return EngineProcess(process=process, reader=reader, writer=writer)
+    finally:
+        ended.cancel()
+        if not connected.done():
+            connected.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        server.close()
+
+
+def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path) -> list[str]:
+    threads = options.threads or max(1, (os.cpu_count() or 2) - 1)
+    return [
+        sys.executable,
+        "-m",
+        "prm.engine.worker",
+        f"--socket={socket_path}",
+        f"--device={options.device}",
+        f"--dtype={options.dtype}",
+        f"--threads={threads}",
+        f"--max-batch={options.max_batch}",
+        f"--token-budget={options.token_budget}",
+        *map(str, folders),
+    ]
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+    return ENGINE_ENVIRONMENT | kept

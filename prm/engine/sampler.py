@@ -1,0 +1,251 @@
+"""Sampling from a causal LM in batches that sequences join and leave at every step.
+
+A sequence's randomness comes from its own seed, one uniform number per position turned into a
+token by the inverse of the cumulative distribution. So a sample depends on its seed and prompt and
+not on what else is in the batch (up to the last bits of the logits).
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from prm.chat import ChatTokenizer
+from prm.engine.attention import NextTokens, WholeSequences
+from prm.engine.model import CausalLM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen and when a sequence ends.
+
+    `temperature` 0 takes the most likely token. A stop string ends the sequence as soon as it
+    appears; `include_stop` says whether it stays in the text.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+
+
+FinishReason = Literal["stop", "eos", "length", "context"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What one sequence became. `ids` are the sampled tokens, the end token among them.
+
+    `finish_reason`: a stop string appeared, the model ended its turn, `max_tokens` were written,
+    or the model's context was full.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Draft:
+    """A sequence being written: sequence `number` of a `request`."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    seed: int
+    request: int = 0
+    number: int = 0
+    ids: list[int] = field(default_factory=list)
+    completion: Completion | None = None
+    _uniforms: list[float] = field(default_factory=list)
+    _stream: DecodeStream | None = None
+    _text: str = ""
+
+    def uniform(self) -> float:
+        """The number in [0, 1) that decides the next token."""
+        if not self._uniforms:
+            random = np.random.Generator(np.random.Philox(self.seed))
+            self._uniforms = random.random(self.params.max_tokens).tolist()
+        return self._uniforms[len(self.ids)]
+
+    def take(self, token: int, tokenizer: ChatTokenizer, context_limit: int) -> None:
+        """Append a token; sets `completion` when it was the last one."""
+        self.ids.append(token)
+        if token == tokenizer.eos_id:
+            self._finish("eos", tokenizer.decode(self.ids))
+            return
+        if self.params.stop and (cut := self._stop_position(token, tokenizer)) is not None:
+            self._finish("stop", self._text[:cut])
+        elif len(self.ids) == self.params.max_tokens:
+            self._finish("length", tokenizer.decode(self.ids))
+        elif len(self.prompt) + len(self.ids) >= context_limit:
+            self._finish("context", tokenizer.decode(self.ids))
+
+    def _stop_position(self, token: int, tokenizer: ChatTokenizer) -> int | None:
+        """Where the text ends because a stop string appeared, or None."""
+        if self._stream is None:
+            self._stream = tokenizer.decode_stream()
+        searched = max(0, len(self._text) - max(map(len, self.params.stop)))
+        self._text += tokenizer.decode_next(self._stream, token)
+        found = [
+            (at, stop) for stop in self.params.stop if (at := self._text.find(stop, searched)) >= 0
+        ]
+        if not found:
+            return None
+        at, stop = min(found)
+        return at + len(stop) if self.params.include_stop else at
+
+    def _finish(self, reason: FinishReason, text: str) -> None:
+        self.completion = Completion(ids=tuple(self.ids), text=text, finish_reason=reason)
+
+
+class Sampler:
+    """Writes many drafts at once. Not thread-safe: one thread adds, steps and cancels.
+
+    >>> sampler.add(draft)
+    >>> while sampler.busy:
+    ...     for done in sampler.step():
+    ...         print(done.number, done.completion.text)
+    """
+
+    def __init__(self, model: CausalLM, tokenizer: ChatTokenizer, *, max_batch: int = 64) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._cache = model.new_cache(max_batch)
+        self._waiting: deque[Draft] = deque()
+        self._running: list[Draft] = []
+        self._last_ids: list[int] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether any draft is waiting or running."""
+        return bool(self._waiting or self._running)
+
+    def add(self, draft: Draft) -> None:
+        """Queue a draft; it joins the batch as soon as a slot is free."""
+        assert 0 < len(draft.prompt) < self._model.context_limit
+        assert draft.params.max_tokens >= 1
+        self._waiting.append(draft)
+
+    def cancel(self, request: int) -> None:
+        """Drop every draft of a request; it costs no further token."""
+        self._waiting = deque(draft for draft in self._waiting if draft.request != request)
+        self._keep([draft.request != request for draft in self._running])
+
+    def step(self) -> list[Draft]:
+        """One token for every running draft. Returns the drafts that are complete."""
+        done = self._admit() if self._waiting else []
+        if self._running:
+            lengths = [len(d.prompt) + len(d.ids) - 1 for d in self._running]
+            self._cache.reserve(max(lengths) + 1)
+            plan = NextTokens(self._cache, torch.tensor(lengths, device=self._model.device))
+            ids = torch.tensor(self._last_ids, device=self._model.device)
+            logits = self._model.next_logits(self._model.hidden(ids, plan))
+            done += self._take(self._running, logits)
+        return done
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+    ) -> list[Completion]:
+        """Write one completion per prompt and wait for all of them."""
+        drafts = [
+            Draft(prompt=prompt, params=params, seed=seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        for draft in drafts:
+            self.add(draft)
+        while any(draft.completion is None for draft in drafts):
+            self.step()
+        return [draft.completion for draft in drafts if draft.completion is not None]
+
+    def _admit(self) -> list[Draft]:
+        """Move waiting drafts into free slots: one prefill, each distinct prompt read once."""
+        first_slot = len(self._running)
+        room = min(self._cache.slots - first_slot, len(self._waiting))
+        if room == 0:
+            return []
+        joining = [self._waiting.popleft() for _ in range(room)]
+        prompts: dict[tuple[int, ...], int] = {}
+        rows = [prompts.setdefault(tuple(draft.prompt), len(prompts)) for draft in joining]
+        lengths = [len(prompt) for prompt in prompts]
+        self._cache.reserve(max(lengths))
+        plan = WholeSequences(
+            lengths, self._model.device, cache=self._cache, first_slot=first_slot, slots=rows
+        )
+        ids = torch.tensor([t for prompt in prompts for t in prompt], device=self._model.device)
+        ends = torch.tensor(lengths, device=self._model.device).cumsum(0) - 1
+        logits = self._model.next_logits(self._model.hidden(ids, plan)[ends])
+        self._running += joining
+        self._last_ids += [0] * len(joining)
+        return self._take(joining, logits[torch.tensor(rows, device=self._model.device)])
+
+    def _take(self, drafts: list[Draft], logits: Float[Tensor, "n vocab"]) -> list[Draft]:
+        """Choose a token for the last `len(drafts)` running drafts; remove the finished ones."""
+        tokens = choose_tokens(
+            logits,
+            temperature=[draft.params.temperature for draft in drafts],
+            top_p=[draft.params.top_p for draft in drafts],
+            uniform=[draft.uniform() for draft in drafts],
+        ).tolist()
+        self._last_ids[-len(drafts) :] = tokens
+        for draft, token in zip(drafts, tokens, strict=True):
+            draft.take(token, self._tokenizer, self._model.context_limit)
+        done = [draft for draft in drafts if draft.completion is not None]
+        if done:
+            self._keep([draft.completion is None for draft in self._running])
+        return done
+
+    def _keep(self, keep: list[bool]) -> None:
+        """Close the gaps: the last running draft moves into each slot that became free."""
+        for slot in reversed(range(len(keep))):
+            if keep[slot]:
+                continue
+            last = len(self._running) - 1
+            if slot != last:
+                moved = self._running[last]
+                self._cache.move(last, slot, len(moved.prompt) + len(moved.ids))
+                self._running[slot] = moved
+                self._last_ids[slot] = self._last_ids[last]
+            self._running.pop()
+            self._last_ids.pop()
+
+
+@torch.inference_mode()
+def choose_tokens(
+    logits: Float[Tensor, "n vocab"],
+    *,
+    temperature: Sequence[float],
+    top_p: Sequence[float],
+    uniform: Sequence[float],
+) -> Int[Tensor, "n"]:
+    """One token per row: the most likely at temperature 0, else where the CDF passes `uniform`.
+
+    With `top_p` below 1, only the smallest set of most likely tokens whose probability reaches it
+    takes part (Holtzman et al., arXiv 1904.09751 §3.1).
+    """
+    greedy = logits.argmax(-1)
+    if not any(temperature):
+        return greedy
+    heat = logits.new_tensor([t or 1.0 for t in temperature])
+    probabilities = torch.softmax(logits / heat[:, None], -1)
+    order = None
+    if min(top_p) < 1.0:
+        probabilities, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities * (before < logits.new_tensor(top_p)[:, None])
+    # Float64: over 150,000 tokens a float32 running sum loses the unlikely ones.
+    cdf = probabilities.double().cumsum(-1)
+    point = cdf.new_tensor(uniform)[:, None] * cdf[:, -1:]
+    drawn = torch.searchsorted(cdf, point, right=True).clamp_(max=logits.shape[-1] - 1)
+    if order is not None:
+        drawn = order.gather(1, drawn)
+    return torch.where(logits.new_tensor(temperature) > 0, drawn.squeeze(1), greedy)
