@@ -1,0 +1,118 @@
+"""The nouns of a search. A candidate is frozen: a round makes new ones from old ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prm.types import Message, StepScore
+
+FinishReason = Literal["stop", "length", "pruned", "budget"]
+StoppedBy = Literal["finished", "budget.tokens", "budget.seconds", "max_rounds"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the policy writes. `max_tokens` bounds one candidate, over all its rounds."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """What the assistant has written so far, to be continued.
+
+    `ids` are the tokens that were sampled for `text`; empty when the generator deals in text only.
+    """
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredStep:
+    """A step's text and, when there is a PRM, its score."""
+
+    text: str
+    score: StepScore | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One trajectory under consideration.
+
+    `parent` is the index of the candidate that it continues, `finish_reason` None while the policy
+    has not ended it, `score` None without a PRM or without a step. `tokens` counts what was
+    sampled for its whole text.
+    """
+
+    index: int
+    parent: int | None = None
+    round: int = 0
+    prefix: Prefix = field(default_factory=Prefix)
+    steps: tuple[ScoredStep, ...] = ()
+    score: float | None = None
+    answer: str | None = None
+    finish_reason: FinishReason | None = None
+    tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        """The whole response so far."""
+        return self.prefix.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """One distinct final answer: how many candidates gave it, and the sum of their scores."""
+
+    answer: str
+    count: int
+    weight: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchUsage:
+    """Exact token counts. `discarded_tokens` were generated and are not in the winner."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    discarded_tokens: int = 0
+    scored_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchEvent:
+    """One change, in the order in which it happened: it feeds the stream and the trace alike."""
+
+    type: Literal["expanded", "scored", "pruned", "finished"]
+    round: int
+    candidate: int
+    parent: int | None = None
+    text: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search ends with. `winner` is one of `candidates`, or None when none was written."""
+
+    winner: Candidate | None
+    candidates: Sequence[Candidate]
+    votes: Sequence[Vote]
+    rounds: int
+    stopped_by: StoppedBy
+    usage: SearchUsage
+    generate_ms: float
+    score_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchProblem:
+    """What is to be solved: the chat up to the point where the assistant answers."""
+
+    messages: tuple[Message, ...]
