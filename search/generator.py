@@ -8,6 +8,9 @@ from prm.types import Message
 from search.types import Prefix
 
 
+EndedBy = Literal["stop", "separator", "eos", "length", "deadline"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
     """Continue `prefix` once. `number` is how the answer is told apart, `seed` makes it repeatable."""
@@ -47,7 +50,7 @@ class Written:
     prefix: Prefix
     tokens: int
     prompt_tokens: int
-    ended_by: Literal["stop", "separator", "eos", "length", "deadline"]
+    ended_by: EndedBy
 
 
 class Generator(Protocol):

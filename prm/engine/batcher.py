@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prm.engine.messages import Read
+from prm.families.base import LogprobRead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,7 @@ class QueuedRead:
 
     request: int
     index: int
-    read: Read
+    read: LogprobRead
 
 
 class ReadQueue:

@@ -23,7 +23,6 @@ from prm.engine.messages import (
     CancelRequest,
     LogprobsReply,
     LogprobsRequest,
-    Read,
     Ready,
     Refused,
     Reply,
@@ -34,6 +33,7 @@ from prm.engine.messages import (
 )
 from prm.engine.process import EngineOptions, EngineProcess, start_engine
 from prm.errors import EngineDied, ModelFolderError, Unavailable
+from prm.families.base import LogprobRead
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class EngineClient:
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
 
-    async def logprobs(self, reads: Sequence[Read]) -> LogprobsReply:
+    async def logprobs(self, reads: Sequence[LogprobRead]) -> LogprobsReply:
         """Float32 log-probs for each read. Raises Unavailable, EngineDied."""
         request = LogprobsRequest(id=next(self._ids), reads=tuple(reads))
         pending = self._submit(request)

@@ -11,16 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from prm.families.base import LogprobRead
+
 FRAME_HEADER = struct.Struct(">I")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """Log-probs of ids[first:] under one model version."""
-
-    model: str
-    ids: tuple[int, ...]
-    first: int
+# Why a completion ended: a stop string appeared (`separator`: one that stays in the text), the
+# model ended its turn, `max_tokens` were written, its context was full, or time was up.
+FinishReason = Literal["stop", "separator", "eos", "length", "context", "deadline"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +25,16 @@ class LogprobsRequest:
     """Read all of these; one reply with all outputs."""
 
     id: int
-    reads: tuple[Read, ...]
+    reads: tuple[LogprobRead, ...]
     type: Literal["logprobs"] = "logprobs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """Write one completion per prompt; one reply each, as it ends. `numbers` name them."""
+    """Write one completion per prompt; one reply each, as it ends. `numbers` name them.
+
+    The other fields are those of `SamplingParams`.
+    """
 
     id: int
     model: str
@@ -45,7 +45,8 @@ class SampleRequest:
     top_p: float
     max_tokens: int
     stop: tuple[str, ...]
-    include_stop: bool
+    keep_stop: tuple[str, ...]
+    seconds: float | None
     type: Literal["sample"] = "sample"
 
 
@@ -95,7 +96,7 @@ class SampleReply:
     number: int
     ids: tuple[int, ...]
     text: str
-    finish_reason: Literal["stop", "eos", "length", "context"]
+    finish_reason: FinishReason
     type: Literal["sample"] = "sample"
 
 

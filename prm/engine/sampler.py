@@ -5,10 +5,10 @@ token by the inverse of the cumulative distribution. So a sample depends on its 
 not on what else is in the batch (up to the last bits of the logits).
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prm.chat import ChatTokenizer
 from prm.engine.attention import NextTokens, WholeSequences
+from prm.engine.messages import FinishReason
 from prm.engine.model import CausalLM
 
 
@@ -25,27 +26,22 @@ from prm.engine.model import CausalLM
 class SamplingParams:
     """How tokens are chosen and when a sequence ends.
 
-    `temperature` 0 takes the most likely token. A stop string ends the sequence as soon as it
-    appears; `include_stop` says whether it stays in the text.
+    `temperature` 0 takes the most likely token. A `stop` string ends the sequence where it
+    appears and is cut off, a `keep_stop` string ends it and stays in the text. After `seconds`
+    the sequence ends as it is; None is never.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
-    include_stop: bool = False
-
-
-FinishReason = Literal["stop", "eos", "length", "context"]
+    keep_stop: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What one sequence became. `ids` are the sampled tokens, the end token among them.
-
-    `finish_reason`: a stop string appeared, the model ended its turn, `max_tokens` were written,
-    or the model's context was full.
-    """
+    """What one sequence became. `ids` are the sampled tokens, the end token among them."""
 
     ids: tuple[int, ...]
     text: str
@@ -66,6 +62,7 @@ class Draft:
     _uniforms: list[float] = field(default_factory=list)
     _stream: DecodeStream | None = None
     _text: str = ""
+    _arrived_s: float = field(default_factory=time.perf_counter)
 
     def uniform(self) -> float:
         """The number in [0, 1) that decides the next token."""
@@ -80,26 +77,37 @@ class Draft:
         if token == tokenizer.eos_id:
             self._finish("eos", tokenizer.decode(self.ids))
             return
-        if self.params.stop and (cut := self._stop_position(token, tokenizer)) is not None:
-            self._finish("stop", self._text[:cut])
-        elif len(self.ids) == self.params.max_tokens:
+        if self._stop_found(token, tokenizer):
+            return
+        if len(self.ids) == self.params.max_tokens:
             self._finish("length", tokenizer.decode(self.ids))
         elif len(self.prompt) + len(self.ids) >= context_limit:
             self._finish("context", tokenizer.decode(self.ids))
 
-    def _stop_position(self, token: int, tokenizer: ChatTokenizer) -> int | None:
-        """Where the text ends because a stop string appeared, or None."""
+    def end_at_deadline(self, now_s: float, tokenizer: ChatTokenizer) -> None:
+        """Sets `completion` to what is there when the draft's time is up."""
+        seconds = self.params.seconds
+        if seconds is not None and now_s - self._arrived_s >= seconds:
+            self._finish("deadline", tokenizer.decode(self.ids))
+
+    def _stop_found(self, token: int, tokenizer: ChatTokenizer) -> bool:
+        """Look for stop strings in what this token adds; the earliest one ends the draft."""
+        stops = (*self.params.stop, *self.params.keep_stop)
+        if not stops:
+            return False
         if self._stream is None:
             self._stream = tokenizer.decode_stream()
-        searched = max(0, len(self._text) - max(map(len, self.params.stop)))
+        searched = max(0, len(self._text) - max(map(len, stops)))
         self._text += tokenizer.decode_next(self._stream, token)
-        found = [
-            (at, stop) for stop in self.params.stop if (at := self._text.find(stop, searched)) >= 0
-        ]
+        found = [(at, stop) for stop in stops if (at := self._text.find(stop, searched)) >= 0]
         if not found:
-            return None
+            return False
         at, stop = min(found)
-        return at + len(stop) if self.params.include_stop else at
+        if stop in self.params.keep_stop:
+            self._finish("separator", self._text[: at + len(stop)])
+        else:
+            self._finish("stop", self._text[:at])
+        return True
 
     def _finish(self, reason: FinishReason, text: str) -> None:
         self.completion = Completion(ids=tuple(self.ids), text=text, finish_reason=reason)
@@ -140,7 +148,7 @@ class Sampler:
 
     def step(self) -> list[Draft]:
         """One token for every running draft. Returns the drafts that are complete."""
-        done = self._admit() if self._waiting else []
+        done = self._end_late() + (self._admit() if self._waiting else [])
         if self._running:
             lengths = [len(d.prompt) + len(d.ids) - 1 for d in self._running]
             self._cache.reserve(max(lengths) + 1)
@@ -166,6 +174,17 @@ class Sampler:
         while any(draft.completion is None for draft in drafts):
             self.step()
         return [draft.completion for draft in drafts if draft.completion is not None]
+
+    def _end_late(self) -> list[Draft]:
+        """Take out the drafts whose time is up."""
+        now_s = time.perf_counter()
+        for draft in (*self._running, *self._waiting):
+            draft.end_at_deadline(now_s, self._tokenizer)
+        late = [d for d in (*self._running, *self._waiting) if d.completion is not None]
+        if late:
+            self._waiting = deque(d for d in self._waiting if d.completion is None)
+            self._keep([draft.completion is None for draft in self._running])
+        return late
 
     def _admit(self) -> list[Draft]:
         """Move waiting drafts into free slots: one prefill, each distinct prompt read once."""

@@ -121,7 +121,8 @@ class Worker:
                     top_p=request.top_p,
                     max_tokens=request.max_tokens,
                     stop=request.stop,
-                    include_stop=request.include_stop,
+                    keep_stop=request.keep_stop,
+                    seconds=request.seconds,
                 )
                 for number, prompt, seed in zip(
                     request.numbers, request.prompts, request.seeds, strict=True

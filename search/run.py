@@ -1,0 +1,252 @@
+"""One search: what every strategy does its rounds with, and the result they all end in.
+
+    run_search → strategy.rounds: run.write → run.score → prune → … → strategy.choose → result
+
+A strategy is an async generator of events over rounds. It holds no model and no HTTP: it asks its
+run to write and to score, and the run keeps the accounts.
+"""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from prm.errors import InvalidInput
+from prm.scorer import ScoredBatch
+from prm.steps import cut_steps
+from prm.types import ScoredTrajectory, Trajectory
+from search.answers import count_votes, extract_answer
+from search.budget import Budget, Meter
+from search.generator import GenerateParams, Generator, Want, Written
+from search.types import (
+    Candidate,
+    FinishReason,
+    Sampling,
+    ScoredStep,
+    SearchEvent,
+    SearchProblem,
+    SearchResult,
+    SearchUsage,
+    StoppedBy,
+)
+
+
+class TrajectoryScorer(Protocol):
+    """What a search asks of a PRM. `prm.scorer.Scorer` is one."""
+
+    @property
+    def step_separator(self) -> str: ...
+    async def score(
+        self, trajectories: Sequence[Trajectory], *, aggregation: str | None = None
+    ) -> ScoredBatch: ...
+
+
+class Strategy(Protocol):
+    """How the budget is spent and the winner is chosen. One file each in `search/strategies/`."""
+
+    def rounds(self, run: "SearchRun") -> AsyncIterator[SearchEvent]:
+        """Write, score and prune until done; leave the final candidates in `run.candidates`."""
+        ...
+
+    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        """The winner, one of these; None when there are none."""
+        ...
+
+
+class SearchRun:
+    """The state of one search and its two verbs, `write` and `score`."""
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        generator: Generator,
+        scorer: TrajectoryScorer | None,
+        *,
+        sampling: Sampling,
+        budget: Budget,
+        step_separator: str = "\n\n",
+    ) -> None:
+        self.problem = problem
+        self.sampling = sampling
+        self.scorer = scorer
+        self.step_separator = scorer.step_separator if scorer else step_separator
+        self.meter = Meter(budget)
+        self.candidates: list[Candidate] = []
+        self.tree: list[Candidate] = []
+        self.rounds = 0
+        self.stopped_by: StoppedBy = "finished"
+        self._generator = generator
+        self._prompt_tokens = 0
+        self._scored_tokens = 0
+        self._generate_s = 0.0
+        self._score_s = 0.0
+
+    async def write(
+        self, parents: Sequence[Candidate | None], *, max_tokens: int, one_step: bool
+    ) -> AsyncIterator[Candidate]:
+        """One new candidate per parent (None: from the start), as each one ends.
+
+        With `one_step` a candidate stops after the step separator; otherwise at its end.
+        """
+        first = len(self.tree)
+        self.tree.extend(
+            Candidate(
+                index=first + place,
+                parent=parent.index if parent else None,
+                round=self.rounds,
+                tokens=parent.tokens if parent else 0,
+            )
+            for place, parent in enumerate(parents)
+        )
+        wants = [
+            Want(
+                number=first + place,
+                prefix=parent.prefix if parent else Candidate(index=0).prefix,
+                seed=derive_seed(self.sampling.seed, self.rounds, place),
+            )
+            for place, parent in enumerate(parents)
+        ]
+        params = GenerateParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            max_tokens=max_tokens,
+            stop=self.sampling.stop,
+            keep_stop=(self.step_separator,) if one_step else (),
+            seconds=self.meter.seconds_left,
+        )
+        self.rounds += 1
+        started = time.perf_counter()
+        written = self._generator.generate(self.problem.messages, wants, params)
+        async with aclosing(written) as stream:  # type: ignore[type-var]
+            async for piece in stream:
+                yield self._take(piece)
+        self._generate_s += time.perf_counter() - started
+
+    async def score(
+        self, candidates: Sequence[Candidate], *, aggregation: str | None = None
+    ) -> list[Candidate]:
+        """The same candidates with steps and scores: one scoring call. Without a PRM, steps only.
+
+        Raises InvalidInput when one is longer than the PRM reads.
+        """
+        started = time.perf_counter()
+        trajectories = {
+            candidate.index: Trajectory(
+                messages=self.problem.messages,
+                response=candidate.text,
+                steps=cut_steps(candidate.text, self.step_separator),
+            )
+            for candidate in candidates
+            if candidate.text.strip(self.step_separator).strip()
+        }
+        scored: Sequence[ScoredTrajectory | None] = [None] * len(trajectories)
+        if self.scorer and trajectories:
+            try:
+                batch = await self.scorer.score(
+                    list(trajectories.values()), aggregation=aggregation
+                )
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"a candidate cannot be scored: {error}; or lower sampling.max_tokens",
+                    param="sampling.max_tokens",
+                ) from error
+            scored = batch.items
+            self._scored_tokens += sum(item.scored_tokens for item in batch.items)
+        by_index = dict(zip(trajectories, scored, strict=True))
+        result = [
+            _with_scores(candidate, trajectories.get(candidate.index), by_index.get(candidate.index))
+            for candidate in candidates
+        ]
+        for candidate in result:
+            self.tree[candidate.index] = candidate
+        self._score_s += time.perf_counter() - started
+        return result
+
+    def end(self, candidate: Candidate, reason: FinishReason) -> Candidate:
+        """The candidate, ended for this reason."""
+        ended = replace(candidate, finish_reason=reason)
+        self.tree[candidate.index] = ended
+        return ended
+
+    def result(self, winner: Candidate | None) -> SearchResult:
+        """What was found and what it cost."""
+        generated = self.meter.generated_tokens
+        return SearchResult(
+            winner=winner,
+            candidates=sorted(self.candidates, key=lambda candidate: candidate.index),
+            votes=count_votes(self.candidates),
+            rounds=self.rounds,
+            stopped_by=self.stopped_by,
+            usage=SearchUsage(
+                prompt_tokens=self._prompt_tokens,
+                generated_tokens=generated,
+                discarded_tokens=generated - (winner.tokens if winner else 0),
+                scored_tokens=self._scored_tokens,
+            ),
+            generate_ms=1e3 * self._generate_s,
+            score_ms=1e3 * self._score_s,
+        )
+
+    def _take(self, written: Written) -> Candidate:
+        """Book what was written and make it a candidate."""
+        self.meter.generated_tokens += written.tokens
+        self._prompt_tokens = written.prompt_tokens
+        finish: FinishReason | None = None
+        match written.ended_by:
+            case "eos" | "stop":
+                finish = "stop"
+            case "length":
+                finish = "length"
+            case "deadline":
+                finish = "budget"
+        draft = self.tree[written.number]
+        candidate = replace(
+            draft,
+            prefix=written.prefix,
+            tokens=draft.tokens + written.tokens,
+            answer=extract_answer(written.prefix.text) if finish else None,
+            finish_reason=finish,
+        )
+        self.tree[candidate.index] = candidate
+        return candidate
+
+
+async def run_search(
+    strategy: Strategy, run: SearchRun
+) -> AsyncIterator[SearchEvent | SearchResult]:
+    """Every event of the search, then its result. Closing the iterator ends all work for it."""
+    async with aclosing(strategy.rounds(run)) as events:  # type: ignore[type-var]
+        async for event in events:
+            yield event
+    yield run.result(strategy.choose(run.candidates))
+
+
+def derive_seed(seed: int, round_: int, place: int) -> int:
+    """A seed of its own for each continuation of a search, below 2^63."""
+    digest = hashlib.sha256(f"{seed}/{round_}/{place}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def best_scored(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The highest score; among equals, and without scores, the first written."""
+    return min(
+        candidates, key=lambda c: (-(c.score if c.score is not None else -1.0), c.index), default=None
+    )
+
+
+def _with_scores(
+    candidate: Candidate, trajectory: Trajectory | None, scored: ScoredTrajectory | None
+) -> Candidate:
+    if trajectory is None:
+        return candidate
+    scores = scored.step_scores if scored else [None] * len(trajectory.steps)
+    return replace(
+        candidate,
+        steps=tuple(
+            ScoredStep(text=step.text, score=score)
+            for step, score in zip(trajectory.steps, scores, strict=True)
+        ),
+        score=scored.score if scored else None,
+    )
