@@ -8,10 +8,12 @@ product is prm800k's and favours short solutions, last is search-and-learn's for
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
+AggregationName = Literal["min", "last", "mean", "product", "max", "sum"]
 Aggregate = Callable[[Sequence[float]], float]
 
-AGGREGATIONS: Mapping[str, Aggregate] = MappingProxyType(
+AGGREGATIONS: Mapping[AggregationName, Aggregate] = MappingProxyType(
     {
         "min": min,
         "last": lambda scores: scores[-1],
@@ -23,7 +25,7 @@ AGGREGATIONS: Mapping[str, Aggregate] = MappingProxyType(
 )
 
 
-def aggregate_all(scores: Sequence[float]) -> dict[str, float]:
+def aggregate_all(scores: Sequence[float]) -> dict[AggregationName, float]:
     """Every aggregate of a non-empty list of step scores, by name."""
     assert scores, "a trajectory without steps has no score"
     return {name: float(aggregate(scores)) for name, aggregate in AGGREGATIONS.items()}

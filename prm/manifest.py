@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from prm.aggregation import AggregationName
 from prm.files import read_json
 from prm.types import Message
 
@@ -80,7 +81,7 @@ class PrmManifest(_Manifest):
     step_value: Literal["single", "accumulative"] = "single"
     reference: ModelRef
     step_separator: str = "\n\n"
-    aggregation: str = "min"
+    aggregation: AggregationName = "min"
     threshold: float = Field(ge=0, le=1)
 
 

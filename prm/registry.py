@@ -17,7 +17,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from prm.aggregation import AGGREGATIONS
 from prm.errors import ModelFolderError
 from prm.families import FAMILIES
 from prm.files import hash_file, read_json, write_durably
@@ -142,9 +141,6 @@ def _read_manifest(path: Path) -> PolicyManifest | PrmManifest:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"][1:])
         raise ModelFolderError(path, f"field {field}: {first['msg']}") from error
-    if manifest.kind == "prm" and manifest.aggregation not in AGGREGATIONS:
-        known = ", ".join(AGGREGATIONS)
-        raise ModelFolderError(path, f"aggregation {manifest.aggregation!r} is not one of {known}")
     return manifest
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prm.aggregation import AGGREGATIONS, aggregate_all
+from prm.aggregation import AggregationName, aggregate_all
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families import FAMILIES
@@ -67,7 +67,7 @@ class Scorer:
         return self.manifest.step_separator
 
     async def score(
-        self, trajectories: Sequence[Trajectory], *, aggregation: str | None = None
+        self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch:
         """Score every step of every trajectory in as few forwards as the backend can.
 
@@ -107,7 +107,7 @@ class Scorer:
         trajectory: Trajectory,
         encoded: EncodedTrajectory,
         outputs: Sequence[Sequence[float]],
-        aggregation: str | None,
+        aggregation: AggregationName | None,
     ) -> ScoredTrajectory:
         scored = self._family.score(encoded, outputs)
         assert len(scored.steps) == len(trajectory.steps), "one score per step"
@@ -124,12 +124,4 @@ class Scorer:
             tokens=scored.tokens,
             prompt_tokens=len(encoded.ids),
             scored_tokens=len(encoded.ids) * len(outputs),
-        )
-
-
-def check_aggregation(name: str | None) -> None:
-    """Raises InvalidInput for a name that is no aggregation."""
-    if name is not None and name not in AGGREGATIONS:
-        raise InvalidInput(
-            f"aggregation {name!r} is not one of {', '.join(AGGREGATIONS)}", param="aggregation"
         )

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from prm.aggregation import AggregationName
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
@@ -72,7 +74,7 @@ class ScoredTrajectory:
 
     trajectory: Trajectory
     step_scores: tuple[StepScore, ...]
-    aggregates: Mapping[str, float]
+    aggregates: Mapping[AggregationName, float]
     score: float
     first_error: int | None
     tokens: TokenRewards | None

@@ -14,7 +14,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -79,6 +79,7 @@ class EngineClient:
         self._engine: EngineProcess | None = None
         self._socket_folder: Path | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._on_refusal: Callable[[ModelFolderError], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -90,8 +91,12 @@ class EngineClient:
         """Requests without their last reply."""
         return len(self._pending)
 
-    def start(self) -> None:
-        """Begin to start the engine; returns at once."""
+    def start(self, on_refusal: Callable[[ModelFolderError], None] | None = None) -> None:
+        """Begin to start the engine; returns at once.
+
+        `on_refusal` is called when the engine will not load its models, now or after a restart.
+        """
+        self._on_refusal = on_refusal
         # mkdtemp makes a folder that only this user can enter: nobody else can connect.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="rung-engine-"))
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
@@ -207,6 +212,8 @@ class EngineClient:
                 self.refusal = ModelFolderError(Path(path), reason)
                 self._set_state(EngineState.REFUSED)
                 self._fail_all(Unavailable("the engine refused its models; see the server's log"))
+                if self._on_refusal is not None:
+                    self._on_refusal(self.refusal)
             case LogprobsReply(id=number):
                 if pending := self._pending.pop(number, None):
                     pending.replies.put_nowait(reply)

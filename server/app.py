@@ -1,0 +1,87 @@
+"""The HTTP application: parts, middleware, routes. Everything is passed in."""
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prm.errors import ModelFolderError
+from prm.registry import Registry
+from server.auth import KeyFile, Keys
+from server.errors import add_error_handlers
+from server.limits import BodyLimit, Permits
+from server.routes import models, operations, score, search
+from server.services import Services
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    registry: Registry,
+    *,
+    on_refusal: Callable[[ModelFolderError], None] | None = None,
+) -> FastAPI:
+    """An application that serves these versions.
+
+    `on_refusal` is called when the engine will not load them: serving has no point then.
+    """
+    services = Services(settings, registry)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.start(on_refusal)
+        yield
+        await services.close()
+
+    app = FastAPI(
+        title="Rung",
+        summary="Process reward models: step scores and test-time search.",
+        version="0.1.0",
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.permits = Permits(settings.max_in_flight, services.telemetry)
+    app.state.keys = Keys(
+        [key.get_secret_value() for key in settings.api_keys], KeyFile(settings.keys_file)
+    )
+    add_error_handlers(app)
+    for routes in (score, search, models, operations):
+        app.include_router(routes.router)
+    Instrumentator(
+        registry=services.telemetry.registry,
+        should_group_status_codes=False,
+        excluded_handlers=["/metrics", "/health/.*"],
+    ).instrument(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestId)
+    return app
+
+
+class RequestId:
+    """ASGI middleware: every answer and every log line of a request carries the same id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)

@@ -1,0 +1,73 @@
+"""Admission before work: a permit at once or 429, and no body larger than the limit."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prm.errors import Overloaded
+from server.errors import error_response
+from server.telemetry import Telemetry
+
+
+class Permits:
+    """A fixed number of requests at once; the next one is told to come back."""
+
+    def __init__(self, count: int, telemetry: Telemetry) -> None:
+        self._count = count
+        self._taken = 0
+        self._telemetry = telemetry
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Hold a permit. Raises Overloaded at once when none is left."""
+        if self._taken >= self._count:
+            self._telemetry.refused.inc()
+            raise Overloaded(
+                f"this server is busy with {self._count} requests; try again shortly",
+                retry_after_s=1,
+            )
+        self._taken += 1
+        self._telemetry.in_flight.set(self._taken)
+        try:
+            yield
+        finally:
+            self._taken -= 1
+            self._telemetry.in_flight.set(self._taken)
+
+
+class BodyLimit:
+    """ASGI middleware: refuses a body by its announced length, or while it arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            response = error_response(413, self._message(int(announced)), code="too_large")
+            await response(scope, receive, send)
+            return
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, self._message(received))
+            return message
+
+        await self._app(scope, limited_receive, send)
+
+    def _message(self, size: int) -> str:
+        return (
+            f"the body is {size} bytes or more, and this server takes at most {self._max_bytes}; "
+            "send it in several requests"
+        )

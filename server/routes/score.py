@@ -1,0 +1,14 @@
+"""`POST /v1/prm/score`: a score for every step."""
+
+from fastapi import APIRouter, Request
+
+from server.deps import MayScore, Permit, ServicesDep, until_gone
+from server.schemas.score import ScoreRequest, ScoreResponse
+
+router = APIRouter(tags=["score"])
+
+
+@router.post("/v1/prm/score", dependencies=[MayScore, Permit], response_model_exclude_none=False)
+async def score(request: Request, body: ScoreRequest, services: ServicesDep) -> ScoreResponse:
+    """Score every step of every item with a process reward model."""
+    return await until_gone(request, services.score(body))

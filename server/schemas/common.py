@@ -1,0 +1,62 @@
+"""Wire types that several routes share."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from prm.types import Message
+
+
+def _no_nul(text: str) -> str:
+    if (at := text.find("\0")) >= 0:
+        raise ValueError(f"holds a NUL character at position {at}; remove it")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+
+
+class Wire(BaseModel):
+    """Base of what callers send: an unknown field is an error, not a wish ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChatMessage(Wire):
+    """One chat turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+    def to_message(self) -> Message:
+        """The same in our words."""
+        return Message(role=self.role, content=self.content)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's shape."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every error's body."""
+
+    error: ErrorDetail
+
+
+def messages_of(problem: str | None, messages: list[ChatMessage] | None) -> tuple[Message, ...]:
+    """The chat that a `problem` or a `messages` stands for. Raises ValueError unless just one is."""
+    if (problem is None) == (messages is None):
+        raise ValueError("give either problem or messages, and not both")
+    if messages is not None:
+        return tuple(message.to_message() for message in messages)
+    assert problem is not None
+    return (Message(role="user", content=problem),)
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=256)]
+Problem = Annotated[Text, Field(min_length=1)]

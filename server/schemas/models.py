@@ -1,0 +1,57 @@
+"""Wire types of the model listings."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class ModelOut(BaseModel):
+    """One served model, in OpenAI's shape with a little more."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "rung"
+    kind: Literal["policy", "prm"]
+    version: str
+    max_model_len: int | None = None
+
+
+class ModelList(BaseModel):
+    """`GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
+class VersionOut(BaseModel):
+    """One version of a PRM."""
+
+    id: str
+    created: int
+    state: Literal["live", "canary", "available", "rejected"]
+    reason: str | None = None
+    metrics: dict[str, Any]
+
+
+class PrmOut(BaseModel):
+    """One PRM and its versions."""
+
+    id: str
+    object: Literal["prm.model"] = "prm.model"
+    family: str
+    live: str
+    canary: None = None
+    previous: str | None = None
+    step_separator: str
+    aggregation: str
+    threshold: float
+    context_limit: int
+    versions: list[VersionOut]
+
+
+class PrmList(BaseModel):
+    """`GET /v1/prm/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[PrmOut]

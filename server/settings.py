@@ -1,0 +1,80 @@
+"""Everything that can be set about a server, in one place.
+
+Each field is an environment variable (`RUNG_` and the field's name) and most are an option of
+`rung serve`; the option wins. The object is made once and passed in; nothing reads it globally.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from prm.engine.process import EngineOptions
+
+BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+class Settings(BaseSettings):
+    """Settings of one server process."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNG_", extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    models: Path = Field(default=BUNDLED_MODELS, description="Folder of model versions.")
+    policy_url: str | None = Field(
+        default=None, description="An OpenAI-compatible server whose models write the steps."
+    )
+    policy_api_key: SecretStr | None = Field(default=None, description="Its key, when it has one.")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="Keys that may do everything, separated by commas."
+    )
+    keys_file: Path = Field(
+        default=Path.home() / ".config" / "rung" / "keys.json",
+        description="Keys made by `rung keys create`.",
+    )
+
+    device: str = Field(default="cpu", description="Device of the engine: cpu, cuda, cuda:1.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of the engine; default: all cores but one."
+    )
+    max_batch: int = Field(default=64, ge=1, description="Sequences that decode together.")
+    token_budget: int = Field(default=8192, ge=1, description="Tokens of one scoring forward.")
+
+    max_body_bytes: int = Field(default=8 << 20, ge=1, description="Largest request body.")
+    max_items: int = Field(default=512, ge=1, description="Most items in one scoring request.")
+    max_in_flight: int = Field(default=64, ge=1, description="Requests served at once; more: 429.")
+    request_timeout_s: float = Field(default=300.0, gt=0, description="Longest time for a request.")
+    log_format: Literal["console", "json"] = "console"
+
+    def __init__(self, **values: object) -> None:
+        if isinstance(keys := values.get("api_keys"), str):
+            values["api_keys"] = tuple(filter(None, map(str.strip, keys.split(","))))
+        super().__init__(**values)  # type: ignore[arg-type]
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the bind address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """What the engine process is started with."""
+        return EngineOptions(
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            max_batch=self.max_batch,
+            token_budget=self.token_budget,
+        )

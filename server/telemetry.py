@@ -1,0 +1,114 @@
+"""What the server measures of itself, for Prometheus.
+
+Plain HTTP numbers (requests and latency by route and status) come from the instrumentator; what is
+here is what only Rung knows: models, versions, tokens, queues, the engine.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from prm.engine.client import EngineClient, EngineState
+from prm.manifest import ModelVersion
+from prm.scorer import ScoredBatch
+from search.generator import Generator
+from search.types import SearchResult
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Telemetry:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineCollector(engine))
+        labels = ("model", "version")
+        self._tokens = Counter(
+            "rung_tokens",
+            "Tokens by kind: prompt (sent by callers), scored (read by a PRM's models), generated "
+            "and discarded (by searches).",
+            (*labels, "kind"),
+            registry=self.registry,
+        )
+        self._steps = Counter(
+            "rung_scored_steps", "Steps that were scored.", labels, registry=self.registry
+        )
+        self._queue = Histogram(
+            "rung_queue_seconds",
+            "Wait of a scoring request for its first batch.",
+            labels,
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._inference = Histogram(
+            "rung_inference_seconds",
+            "Time of a scoring request in forwards.",
+            labels,
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._searches = Counter(
+            "rung_searches",
+            "Searches by strategy and what stopped them.",
+            ("strategy", "stopped_by"),
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "rung_requests_in_flight", "Requests that hold a permit.", registry=self.registry
+        )
+        self.refused = Counter(
+            "rung_requests_refused",
+            "Requests turned away because all permits were taken.",
+            registry=self.registry,
+        )
+
+    def scored(self, version: ModelVersion, batch: ScoredBatch) -> None:
+        """Book one scoring request."""
+        labels = (version.manifest.name, version.manifest.version)
+        self._tokens.labels(*labels, "prompt").inc(sum(i.prompt_tokens for i in batch.items))
+        self._tokens.labels(*labels, "scored").inc(sum(i.scored_tokens for i in batch.items))
+        self._steps.labels(*labels).inc(sum(len(i.step_scores) for i in batch.items))
+        self._queue.labels(*labels).observe(batch.queue_ms / 1e3)
+        self._inference.labels(*labels).observe(batch.inference_ms / 1e3)
+
+    def searched(
+        self, strategy: str, policy: Generator, prm: ModelVersion | None, result: SearchResult
+    ) -> None:
+        """Book one finished search."""
+        self._searches.labels(strategy, result.stopped_by).inc()
+        usage = result.usage
+        for kind, count in (
+            ("prompt", usage.prompt_tokens),
+            ("generated", usage.generated_tokens),
+            ("discarded", usage.discarded_tokens),
+        ):
+            self._tokens.labels(policy.name, policy.version, kind).inc(count)
+        if prm is not None:
+            labels = (prm.manifest.name, prm.manifest.version)
+            self._tokens.labels(*labels, "scored").inc(usage.scored_tokens)
+
+
+class _EngineCollector(Collector):
+    """The engine's state, read when somebody asks."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        engine = self._engine
+        yield GaugeMetricFamily(
+            "rung_engine_ready",
+            "1 while the engine answers.",
+            value=engine.state is EngineState.READY,
+        )
+        yield GaugeMetricFamily(
+            "rung_engine_requests_in_flight",
+            "Requests queued or running in the engine.",
+            value=engine.in_flight,
+        )
+        yield CounterMetricFamily(
+            "rung_engine_restarts", "Engines that died and were replaced.", value=engine.restarts
+        )
