@@ -1,0 +1,70 @@
+"""Step scores of rollouts, through the very code that serves them.
+
+A published or staged version is bound to its family, and the family's own `encode`, `reads` and
+`score` decide what is read and what comes out, so that a threshold fitted here holds there.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from prm.chat import ChatTokenizer
+from prm.engine.model import CausalLM
+from prm.families.base import EncodedTrajectory, LogprobRead
+from prm.families.implicit import ImplicitFamily, step_values
+from prm.manifest import ModelVersion, PrmManifest
+from prm.steps import join_steps
+from prm.types import StepScore, Trajectory
+from training.data import messages_of
+from training.types import Rollout
+
+# Trajectories per forward: 64 of 65 tokens keep a 128-wide model busy.
+FORWARD_ROWS = 64
+
+
+class PrmScorer:
+    """An implicit PRM version with its models in memory."""
+
+    def __init__(
+        self, version: ModelVersion, tokenizer: ChatTokenizer, models: Mapping[str, CausalLM]
+    ) -> None:
+        self._family = ImplicitFamily(version, tokenizer)
+        assert isinstance(version.manifest, PrmManifest)
+        self._separator = version.manifest.step_separator
+        self._models = models
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[tuple[StepScore, ...]]:
+        """The step scores of each rollout, which has at least one step."""
+        encoded = [self._encode(rollout) for rollout in rollouts]
+        reads = [list(self._family.reads(item)) for item in encoded]
+        outputs = iter(self._read([read for item in reads for read in item]))
+        return [
+            self._family.score(item, list(islice(outputs, len(wanted)))).steps
+            for item, wanted in zip(encoded, reads, strict=True)
+        ]
+
+    def reference_log_likelihoods(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
+        """Each step's log-probability under the reference alone: the baseline without training."""
+        encoded = [self._encode(rollout) for rollout in rollouts]
+        outputs = self._read([list(self._family.reads(item))[-1] for item in encoded])
+        return [
+            step_values(logprobs, item.step_ends)
+            for item, logprobs in zip(encoded, outputs, strict=True)
+        ]
+
+    def _encode(self, rollout: Rollout) -> EncodedTrajectory:
+        response, steps = join_steps(rollout.steps, self._separator)
+        messages = messages_of(rollout.problem)
+        return self._family.encode(Trajectory(messages=messages, response=response, steps=steps))
+
+    def _read(self, reads: Sequence[LogprobRead]) -> list[list[float]]:
+        """Outputs in the order of `reads`; each model sees its own in batches."""
+        outputs: dict[int, list[float]] = {}
+        for model in {read.model for read in reads}:
+            places = [place for place, read in enumerate(reads) if read.model == model]
+            for start in range(0, len(places), FORWARD_ROWS):
+                chunk = places[start : start + FORWARD_ROWS]
+                logprobs = self._models[model].logprobs(
+                    [reads[place].ids for place in chunk], [reads[place].first for place in chunk]
+                )
+                outputs.update(zip(chunk, (row.tolist() for row in logprobs), strict=True))
+        return [outputs[place] for place in range(len(reads))]

@@ -1,0 +1,73 @@
+"""A tokenizer that needs no training: one token per byte of UTF-8, and a few control tokens.
+
+Written in the files that transformers and vLLM read without remote code. A byte is one token
+whatever stands around it, so a text's tokens never depend on what follows it.
+"""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+END, USER, ASSISTANT, SYSTEM, PAD = (
+    "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"
+)  # fmt: skip
+CONTROL_TOKENS = (END, USER, ASSISTANT, SYSTEM, PAD)
+VOCAB_SIZE = 256 + len(CONTROL_TOKENS)
+END_ID, PAD_ID = 256, VOCAB_SIZE - 1
+
+# A message is its role's control token, its text and the end token; no turn is added unasked.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+{{ raise_exception('role ' ~ message['role'] ~ ' is not one of system, user, assistant') }}
+{%- endif -%}
+{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] ~ '<|end|>' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}
+"""
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The bare tokenizer: id = byte value, then the control tokens from 256 on.
+
+    >>> byte_tokenizer().encode("3+4").ids
+    [51, 43, 52]
+    """
+    letters = _byte_letters()
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS]
+    )
+    return tokenizer
+
+
+def save_tokenizer(folder: Path, *, context_limit: int) -> None:
+    """Write tokenizer.json, tokenizer_config.json and the chat template into `folder`."""
+    PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(),
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=context_limit,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+    # transformers 5 writes a class name that 4 does not know; both read this one.
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that the ByteLevel parts use for each byte, in byte order.
+
+    Printable bytes of Latin-1 stand for themselves, the others for the letters from U+0100 on
+    (Radford et al. 2019, `bytes_to_unicode`).
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
