@@ -59,7 +59,9 @@ class ChatTokenizer:
         try:
             return environment.from_string(self._template_source)
         except jinja2.TemplateError as error:
-            raise ModelFolderError(self._path, f"the chat template does not parse: {error}") from error
+            raise ModelFolderError(
+                self._path, f"the chat template does not parse: {error}"
+            ) from error
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of the chat up to the point where the assistant starts to write.
@@ -113,7 +115,7 @@ def _load_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     # The binding raises a bare Exception for a missing and for a broken file alike.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ModelFolderError(path, f"not a readable tokenizer: {error}") from error
 
 

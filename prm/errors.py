@@ -1,7 +1,7 @@
 """Every error that Rung raises on purpose.
 
 RungError
-├── CallerError               a caller's mistake; the message names the field, the number, the remedy
+├── CallerError               a caller's mistake; the message names field, number and remedy
 │   ├── InvalidInput          400  the values do not make sense together, or for this model
 │   ├── UnknownModel          404  no such model or version is served
 │   └── TooLarge              413  more than this server takes in one request

@@ -37,6 +37,7 @@ REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokeniz
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 CODE_SUFFIXES = (".py", ".so")
 
+
 class Registry:
     """The versions under one root folder, verified. Raises ModelFolderError for a bad one."""
 

@@ -1,19 +1,18 @@
 """What search asks of whatever writes steps: an engine here, or a policy server over HTTP."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from prm.types import Message
 from search.types import Prefix
 
-
 EndedBy = Literal["stop", "separator", "eos", "length", "deadline"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """Continue `prefix` once. `number` is how the answer is told apart, `seed` makes it repeatable."""
+    """Continue `prefix` once. `number` tells the answers apart, `seed` makes them repeatable."""
 
     number: int
     prefix: Prefix
@@ -41,9 +40,9 @@ class GenerateParams:
 class Written:
     """One continuation. `prefix` is the want's prefix with the new text (and ids) appended.
 
-    `ended_by`: a `stop` string, a `separator` (one of `keep_stop`), the model's end of turn (`eos`),
-    `length` (max_tokens or the model's context), or the `deadline`. `tokens` counts the new ones,
-    `prompt_tokens` those of the chat before the assistant's turn.
+    `ended_by`: a `stop` string, a `separator` (one of `keep_stop`), the end of the model's turn
+    (`eos`), `length` (max_tokens or the model's context), or the `deadline`. `tokens` counts the
+    new ones, `prompt_tokens` those of the chat before the assistant's turn.
     """
 
     number: int
@@ -61,7 +60,7 @@ class Generator(Protocol):
 
     def generate(
         self, messages: Sequence[Message], wants: Sequence[Want], params: GenerateParams
-    ) -> AsyncIterator[Written]:
+    ) -> AsyncGenerator[Written]:
         """Yield one `Written` per want, in the order in which they end.
 
         Closing the iterator early stops the writing. Raises InvalidInput when the prompt does not

@@ -8,11 +8,12 @@ run to write and to score, and the run keeps the accounts.
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
+from prm.aggregation import AggregationName
 from prm.errors import InvalidInput
 from prm.scorer import ScoredBatch
 from prm.steps import cut_steps
@@ -39,14 +40,14 @@ class TrajectoryScorer(Protocol):
     @property
     def step_separator(self) -> str: ...
     async def score(
-        self, trajectories: Sequence[Trajectory], *, aggregation: str | None = None
+        self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch: ...
 
 
 class Strategy(Protocol):
     """How the budget is spent and the winner is chosen. One file each in `search/strategies/`."""
 
-    def rounds(self, run: "SearchRun") -> AsyncIterator[SearchEvent]:
+    def rounds(self, run: "SearchRun") -> AsyncGenerator[SearchEvent]:
         """Write, score and prune until done; leave the final candidates in `run.candidates`."""
         ...
 
@@ -85,7 +86,7 @@ class SearchRun:
 
     async def write(
         self, parents: Sequence[Candidate | None], *, max_tokens: int, one_step: bool
-    ) -> AsyncIterator[Candidate]:
+    ) -> AsyncGenerator[Candidate]:
         """One new candidate per parent (None: from the start), as each one ends.
 
         With `one_step` a candidate stops after the step separator; otherwise at its end.
@@ -119,13 +120,13 @@ class SearchRun:
         self.rounds += 1
         started = time.perf_counter()
         written = self._generator.generate(self.problem.messages, wants, params)
-        async with aclosing(written) as stream:  # type: ignore[type-var]
+        async with aclosing(written) as stream:
             async for piece in stream:
                 yield self._take(piece)
         self._generate_s += time.perf_counter() - started
 
     async def score(
-        self, candidates: Sequence[Candidate], *, aggregation: str | None = None
+        self, candidates: Sequence[Candidate], *, aggregation: AggregationName | None = None
     ) -> list[Candidate]:
         """The same candidates with steps and scores: one scoring call. Without a PRM, steps only.
 
@@ -156,7 +157,9 @@ class SearchRun:
             self._scored_tokens += sum(item.scored_tokens for item in batch.items)
         by_index = dict(zip(trajectories, scored, strict=True))
         result = [
-            _with_scores(candidate, trajectories.get(candidate.index), by_index.get(candidate.index))
+            _with_scores(
+                candidate, trajectories.get(candidate.index), by_index.get(candidate.index)
+            )
             for candidate in candidates
         ]
         for candidate in result:
@@ -215,9 +218,9 @@ class SearchRun:
 
 async def run_search(
     strategy: Strategy, run: SearchRun
-) -> AsyncIterator[SearchEvent | SearchResult]:
+) -> AsyncGenerator[SearchEvent | SearchResult]:
     """Every event of the search, then its result. Closing the iterator ends all work for it."""
-    async with aclosing(strategy.rounds(run)) as events:  # type: ignore[type-var]
+    async with aclosing(strategy.rounds(run)) as events:
         async for event in events:
             yield event
     yield run.result(strategy.choose(run.candidates))
@@ -232,7 +235,9 @@ def derive_seed(seed: int, round_: int, place: int) -> int:
 def best_scored(candidates: Sequence[Candidate]) -> Candidate | None:
     """The highest score; among equals, and without scores, the first written."""
     return min(
-        candidates, key=lambda c: (-(c.score if c.score is not None else -1.0), c.index), default=None
+        candidates,
+        key=lambda c: (-(c.score if c.score is not None else -1.0), c.index),
+        default=None,
     )
 
 

@@ -95,7 +95,11 @@ class Keys:
     def __init__(self, from_settings: Iterable[str], file: KeyFile) -> None:
         self._fixed = [
             KeyRecord(
-                id=f"env-{number}", name="RUNG_API_KEYS", sha256=_hash(key), scopes=SCOPES, created=0
+                id=f"env-{number}",
+                name="RUNG_API_KEYS",
+                sha256=_hash(key),
+                scopes=SCOPES,
+                created=0,
             )
             for number, key in enumerate(from_settings)
         ]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,9 +56,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Overloaded)
     async def _overloaded(_: Request, error: Overloaded) -> JSONResponse:
-        return error_response(
-            429, str(error), code="overloaded", retry_after_s=error.retry_after_s
-        )
+        return error_response(429, str(error), code="overloaded", retry_after_s=error.retry_after_s)
 
     @app.exception_handler(Unavailable)
     async def _unavailable(_: Request, error: Unavailable) -> JSONResponse:
@@ -132,10 +131,10 @@ def _validation_response(errors: Sequence[Any]) -> JSONResponse:
     first = errors[0]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "syntax error")
-        return error_response(
-            400, f"the body is not valid JSON: {reason}", code="invalid_json"
-        )
+        return error_response(400, f"the body is not valid JSON: {reason}", code="invalid_json")
     param = _field_name(first["loc"][1:])
+    # The strategy's own name, put there by the union, is no field of the caller's.
+    param = re.sub(r"^strategy\.\w+", "strategy", param)
     if not param and first["type"] in ("model_attributes_type", "missing"):
         return error_response(
             400,
@@ -145,6 +144,9 @@ def _validation_response(errors: Sequence[Any]) -> JSONResponse:
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "no such field; check its spelling or leave it out"
+    if isinstance(given := first.get("input"), int | float):
+        # Forty digits identify a number; JSON allows thousands.
+        message += f", not {str(given)[:40]}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     where = f"{param}: " if param else ""
     return error_response(422, f"{where}{message}{more}", param=param or None, code=first["type"])

@@ -7,10 +7,11 @@ and wire types out.
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+
 
 from prm.engine.client import EngineClient
 from prm.errors import InvalidInput, ModelFolderError, UnknownModel
@@ -21,7 +22,6 @@ from prm.types import ScoredTrajectory, Trajectory
 from search.budget import Budget
 from search.generator import Generator
 from search.generators.local import LocalGenerator
-from search.generators.openai_http import OpenAIServer
 from search.run import SearchRun, run_search
 from search.types import Candidate, Sampling, SearchEvent, SearchProblem, SearchResult
 from server.policies import Policies
@@ -66,7 +66,9 @@ class Services:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.registry = registry
-        self.engine = EngineClient([version.folder for version in registry], settings.engine_options)
+        self.engine = EngineClient(
+            [version.folder for version in registry], settings.engine_options
+        )
         self.telemetry = Telemetry(self.engine)
         self._scorers = {
             version.key: Scorer(version, self.engine)
@@ -76,6 +78,8 @@ class Services:
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
         remote = None
         if settings.policy_url:
+            from search.generators.openai_http import OpenAIServer
+
             key = settings.policy_api_key
             remote = OpenAIServer(
                 settings.policy_url, api_key=key.get_secret_value() if key else None
@@ -137,7 +141,7 @@ class Services:
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
             max_tokens=request.sampling.max_tokens,
-            stop=tuple(request.sampling.stop),
+            stop=request.sampling.stop,
             seed=secrets.randbits(32) if seed is None else seed,
         )
         policy = self.registry.get(request.policy)
@@ -167,7 +171,7 @@ class Services:
 
     async def search_events(
         self, prepared: PreparedSearch
-    ) -> AsyncIterator[EventOut | SearchResponse]:
+    ) -> AsyncGenerator[EventOut | SearchResponse]:
         """Every event of a search, then the response. Closing the iterator stops the search."""
         async with aclosing(run_search(prepared.request.strategy, prepared.run)) as events:
             async for event in events:
@@ -225,9 +229,7 @@ def _score_response(
         family=version.manifest.family,
         data=[
             _item_out(index, wanted.id, scored, set(request.include))
-            for index, (wanted, scored) in enumerate(
-                zip(request.items, batch.items, strict=True)
-            )
+            for index, (wanted, scored) in enumerate(zip(request.items, batch.items, strict=True))
         ],
         usage=ScoreUsage(
             prompt_tokens=prompt_tokens,

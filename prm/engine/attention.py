@@ -8,7 +8,7 @@ G = H / K, D head size.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from prm.engine.kv import SlotCache
 PACKED_ATTENTION = "rung_packed"
 
 
+@runtime_checkable
 class AttentionPlan(Protocol):
     """How the tokens of one forward see each other. `position_ids` has one entry per token."""
 
@@ -136,7 +137,7 @@ def _packed_attention(
     scaling: float,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """The signature that transformers calls: tensors are [1, heads, T, D], the result [1, T, H, D]."""
+    """The signature that transformers calls: tensors [1, heads, T, D], result [1, T, H, D]."""
     assert attention_mask is None, "the plan decides who sees whom"
     assert isinstance(module.layer_idx, int)
     output = plan.attend(

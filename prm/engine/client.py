@@ -14,7 +14,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -132,7 +132,7 @@ class EngineClient:
         finally:
             self._forget(pending)
 
-    async def sample(self, request: SampleRequest) -> AsyncIterator[SampleReply]:
+    async def sample(self, request: SampleRequest) -> AsyncGenerator[SampleReply]:
         """Completions as they end. Closing the iterator early stops the others.
 
         The request's `id` is assigned here. Raises Unavailable, EngineDied.
@@ -215,11 +215,11 @@ class EngineClient:
                 if self._on_refusal is not None:
                     self._on_refusal(self.refusal)
             case LogprobsReply(id=number):
-                if pending := self._pending.pop(number, None):
-                    pending.replies.put_nowait(reply)
+                if number in self._pending:
+                    self._pending.pop(number).replies.put_nowait(reply)
             case SampleReply(id=number):
-                if pending := self._pending.get(number):
-                    self._deliver_sample(pending, reply)
+                if number in self._pending:
+                    self._deliver_sample(self._pending[number], reply)
 
     def _deliver_sample(self, pending: _Pending, reply: SampleReply) -> None:
         """Hand out one completion, and leave only the others to be asked for again."""

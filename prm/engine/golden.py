@@ -36,9 +36,7 @@ def golden_raw(
         ids = (*prompt, *tokenizer.encode_response(response).ids)
         return [float(models[version.key].logprobs([ids], [len(prompt)])[0].double().sum())]
     family = FAMILIES[manifest.family].bind(version, tokenizer)
-    encoded = family.encode(
-        Trajectory(messages=golden.messages, response=response, steps=steps)
-    )
+    encoded = family.encode(Trajectory(messages=golden.messages, response=response, steps=steps))
     outputs = [
         models[read.model].logprobs([read.ids], [read.first])[0].tolist()
         for read in family.reads(encoded)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prm.engine.attention import PACKED_ATTENTION, AttentionPlan, WholeSequences
@@ -27,9 +27,9 @@ class CausalLM:
     """The engine's view of a Hugging Face causal LM: hidden states in, log-probs out."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model.eval()
-        self._body = model.get_decoder()
-        self.head: Float[Tensor, "vocab size"] = model.get_output_embeddings().weight
+        self._model = model.train(False)
+        self._body: nn.Module = getattr(model, model.base_model_prefix)
+        self.head: Float[Tensor, "vocab size"] = model.lm_head.weight
         self.device = self.head.device
         self.context_limit = int(model.config.max_position_embeddings)
 
@@ -55,7 +55,8 @@ class CausalLM:
             trust_remote_code=False,
             local_files_only=True,
         )
-        return cls(model.to(device))
+        nn.Module.to(model, device)
+        return cls(model)
 
     def new_cache(self, slots: int) -> SlotCache:
         """An empty cache for this many running sequences."""
@@ -76,7 +77,8 @@ class CausalLM:
         output = self._body(
             input_ids=ids[None], position_ids=plan.position_ids, use_cache=False, plan=plan
         )
-        return output.last_hidden_state[0]
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
 
     @torch.inference_mode()
     def next_logits(self, hidden: Float[Tensor, "n size"]) -> Float[Tensor, "n vocab"]:
@@ -108,7 +110,7 @@ class CausalLM:
             torch.tensor(targets, device=self.device, dtype=torch.long),
         )
         counts = [len(s) - start for s, start in zip(ids, first, strict=True)]
-        return list(flat.split(counts))
+        return list(torch.split(flat, counts))
 
 
 def _check_supported(folder: Path, config: object) -> None:

@@ -7,6 +7,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Without it OpenMP threads spin while they wait, and an engine beside an API process and its
 # clients decodes forty times slower. It must be set before torch is imported.
@@ -74,7 +75,8 @@ async def start_engine(
     )
     ended = asyncio.ensure_future(process.wait())
     try:
-        await asyncio.wait({connected, ended}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {connected, ended}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not connected.done():
             return None
         reader, writer = connected.result()

@@ -57,9 +57,7 @@ class Family(Protocol):
         """What must be read from which model."""
         ...
 
-    def score(
-        self, encoded: EncodedTrajectory, outputs: Sequence[Sequence[float]]
-    ) -> FamilyScores:
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[Sequence[float]]) -> FamilyScores:
         """Step scores from the outputs of `reads`, in the same order."""
         ...
 

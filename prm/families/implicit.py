@@ -24,6 +24,7 @@ from prm.families.base import (
 from prm.manifest import ModelVersion, PrmManifest
 from prm.types import StepScore, TokenRewards, Trajectory
 
+
 class ImplicitFamily:
     """An implicit PRM version, ready to encode and to score."""
 
@@ -64,9 +65,7 @@ class ImplicitFamily:
             for model in (self._model, self._reference)
         ]
 
-    def score(
-        self, encoded: EncodedTrajectory, outputs: Sequence[Sequence[float]]
-    ) -> FamilyScores:
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[Sequence[float]]) -> FamilyScores:
         """See `Family.score`."""
         trained, reference = outputs
         rewards = token_rewards(trained, reference, beta=self._beta)
@@ -108,6 +107,4 @@ def sigmoid(value: float) -> float:
     return math.exp(value) / (1.0 + math.exp(value))
 
 
-SPEC = FamilySpec(
-    name=ImplicitFamily.name, architecture_suffix="ForCausalLM", bind=ImplicitFamily
-)
+SPEC = FamilySpec(name=ImplicitFamily.name, architecture_suffix="ForCausalLM", bind=ImplicitFamily)

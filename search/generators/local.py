@@ -1,6 +1,6 @@
 """Writes continuations with the engine process, by token ids: nothing is tokenised twice."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from prm.chat import ChatTokenizer
@@ -35,7 +35,7 @@ class LocalGenerator:
 
     async def generate(
         self, messages: Sequence[Message], wants: Sequence[Want], params: GenerateParams
-    ) -> AsyncIterator[Written]:
+    ) -> AsyncGenerator[Written]:
         """See `Generator.generate`."""
         prompt = self._tokenizer.encode_prompt(messages)
         if len(prompt) >= self._context_limit:

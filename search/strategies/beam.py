@@ -6,15 +6,16 @@ continued `width` times. Beams with the same text count once. It ends when n bea
 none is left, or the rounds or the budget are used up.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import cycle, islice
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from prm.aggregation import AggregationName
 from search.run import SearchRun, best_scored
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
-from search.types import Candidate, SearchEvent
+from search.types import Candidate, FinishReason, SearchEvent
 
 
 class Beam(StrategySettings):
@@ -24,7 +25,7 @@ class Beam(StrategySettings):
     n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
     width: int = Field(default=4, ge=1, le=MAX_CANDIDATES)
     max_rounds: int = Field(default=40, ge=1, le=1000)
-    aggregation: str | None = None
+    aggregation: AggregationName | None = None
 
     @model_validator(mode="after")
     def _width_divides_n(self) -> Self:
@@ -32,7 +33,7 @@ class Beam(StrategySettings):
             raise ValueError(f"width {self.width} must divide n {self.n}")
         return self
 
-    async def rounds(self, run: SearchRun) -> AsyncIterator[SearchEvent]:
+    async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Expand, score, prune; `run.candidates` ends as the finished beams and the active ones."""
         finished: list[Candidate] = []
         active: list[Candidate] = []
@@ -66,7 +67,8 @@ class Beam(StrategySettings):
             for child in pruned:
                 yield _event("pruned", round_, run.end(child, "pruned"))
             parents = list(islice(cycle(kept), self.n))
-        run.candidates = finished + [run.end(child, "budget") for child in active]
+        reason: FinishReason = "pruned" if run.stopped_by == "finished" else "budget"
+        run.candidates = finished + [run.end(child, reason) for child in active]
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best finished beam; where none is finished, the best one there is."""

@@ -6,11 +6,12 @@ Selection by the PRM's score is best-of-n as in Lightman et al., "Let's Verify S
 sampling, the baseline of them all.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 from pydantic import Field
 
+from prm.aggregation import AggregationName
 from search.answers import count_votes
 from search.run import SearchRun, best_scored
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
@@ -23,14 +24,14 @@ class BestOfN(StrategySettings):
     type: Literal["best_of_n"] = "best_of_n"
     n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
     selection: Literal["prm", "weighted", "majority", "first"] = "prm"
-    aggregation: str | None = None
+    aggregation: AggregationName | None = None
 
     @property
     def needs_prm(self) -> bool:
         """Votes and plain sampling do without."""
         return self.selection in ("prm", "weighted")
 
-    async def rounds(self, run: SearchRun) -> AsyncIterator[SearchEvent]:
+    async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """One round: write all, score all."""
         share = run.meter.share(self.n)
         is_tight = share is not None and share < run.sampling.max_tokens

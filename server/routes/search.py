@@ -31,9 +31,7 @@ async def search(
     """Write, score and select. With `stream: true`, server-sent events as it happens."""
     prepared = await until_gone(request, services.prepare_search(body))
     if body.stream:
-        return StreamingResponse(
-            _event_stream(services, prepared), media_type="text/event-stream"
-        )
+        return StreamingResponse(_event_stream(services, prepared), media_type="text/event-stream")
     return await until_gone(request, services.search(prepared))
 
 
@@ -61,9 +59,7 @@ async def _event_stream(services: Services, prepared: PreparedSearch) -> AsyncIt
 def _line(event: EventOut | SearchResponse) -> bytes:
     if isinstance(event, EventOut):
         return format_sse_event(data_str=event.model_dump_json(exclude_none=True))
-    return format_sse_event(
-        data_str='{"type":"result","result":' + event.model_dump_json() + "}"
-    )
+    return format_sse_event(data_str='{"type":"result","result":' + event.model_dump_json() + "}")
 
 
 def _error_line(status: int, message: str) -> bytes:

@@ -7,13 +7,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from prm.types import Message
 
 
-def _no_nul(text: str) -> str:
+def _is_text(text: str) -> str:
     if (at := text.find("\0")) >= 0:
         raise ValueError(f"holds a NUL character at position {at}; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"holds a lone surrogate at position {error.start}; send well-formed Unicode"
+        ) from error
     return text
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
+Text = Annotated[str, AfterValidator(_is_text)]
 
 
 class Wire(BaseModel):
@@ -49,7 +55,7 @@ class ErrorBody(BaseModel):
 
 
 def messages_of(problem: str | None, messages: list[ChatMessage] | None) -> tuple[Message, ...]:
-    """The chat that a `problem` or a `messages` stands for. Raises ValueError unless just one is."""
+    """The chat that `problem` or `messages` stands for. Raises ValueError unless just one is."""
     if (problem is None) == (messages is None):
         raise ValueError("give either problem or messages, and not both")
     if messages is not None:

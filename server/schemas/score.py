@@ -63,7 +63,7 @@ class ScoreRequest(Wire):
     items: list[ScoreItem] = Field(min_length=1)
     segmentation: Segmentation = Segmentation()
     aggregation: AggregationName | None = None
-    include: list[Literal["raw", "calibrated", "tokens"]] = []
+    include: tuple[Literal["raw", "calibrated", "tokens"], ...] = ()
 
 
 class StepOut(BaseModel):

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from prm.types import Message
-from search.strategies import BestOfN, Strategy
+from search.strategies import Strategy
+from search.strategies.best_of_n import BestOfN
 from server.schemas.common import Messages, Problem, Text, Wire, messages_of
 
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
@@ -17,7 +18,7 @@ class SamplingIn(Wire):
     temperature: float = Field(default=0.8, ge=0, le=10, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     max_tokens: int = Field(default=512, ge=1, le=1_000_000)
-    stop: list[StopString] = Field(default=[], max_length=16)
+    stop: tuple[StopString, ...] = Field(default=(), max_length=16)
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
 
 
@@ -39,7 +40,7 @@ class SearchRequest(Wire):
     sampling: SamplingIn = SamplingIn()
     budget: BudgetIn = BudgetIn()
     stream: bool = False
-    include: list[Literal["candidates", "tree"]] = ["candidates"]
+    include: tuple[Literal["candidates", "tree"], ...] = ("candidates",)
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -1,0 +1,233 @@
+"""The command line: `rung serve | score | search | models | keys`.
+
+Entry points are thin and cheap: everything heavier than the parser is imported inside a command,
+so that `--help` answers at once. Exit codes: 0 done, 1 failed, 2 bad usage or a bad model folder.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+app = typer.Typer(
+    help="Rung: process reward models in production.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+models_app = typer.Typer(help="Look at the model folder.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Models = Annotated[
+    Path | None, typer.Option(help="Folder of model versions.", show_default="the bundled ones")
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RUNG_URL", help="A running server to ask; without it, an engine is started here."
+    ),
+]
+Key = Annotated[str | None, typer.Option(envvar="RUNG_API_KEY", help="API key for --url.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+PolicyUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenAI-compatible server whose models write the steps, as http://127.0.0.1:8000/v1."
+    ),
+]
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind.", show_default="8080")] = None,
+    models: Models = None,
+    policy_url: PolicyUrl = None,
+    device: Annotated[str | None, typer.Option(help="Engine's device.", show_default="cpu")] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="console or json.", show_default="console")
+    ] = None,
+) -> None:
+    """Serve step scores and searches over HTTP. Every setting is also a RUNG_… variable."""
+    from server.serve import serve as run
+
+    settings = _settings(
+        host=host,
+        port=port,
+        models=models,
+        policy_url=policy_url,
+        device=device,
+        log_format=log_format,
+    )
+    sys.exit(run(settings))
+
+
+@app.command()
+def score(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='JSONL: {"problem": …, "steps": […]} or "response" per line; - for stdin.'
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="PRM to score with.", show_default="the only one")
+    ] = None,
+    models: Models = None,
+    url: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Score every step of every line of a file."""
+    from server.commands import score_file
+
+    _run(score_file(file, _connection(models, url, api_key), model=model, as_json=as_json))
+
+
+@app.command()
+def search(
+    problem: Annotated[str, typer.Option(help="The question.")],
+    policy: Annotated[
+        str | None, typer.Option(help="Model that writes.", show_default="the only one")
+    ] = None,
+    prm: Annotated[
+        str | None,
+        typer.Option(help="PRM that judges; 'none' for none.", show_default="the only one"),
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="best_of_n or beam.")] = "best_of_n",
+    n: Annotated[int, typer.Option(help="Candidates or beams.")] = 16,
+    selection: Annotated[
+        str, typer.Option(help="best_of_n: prm, weighted, majority or first.")
+    ] = "prm",
+    width: Annotated[int, typer.Option(help="beam: continuations of a survivor.")] = 4,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of a candidate.")] = 512,
+    seed: Annotated[int | None, typer.Option(help="Makes the search repeatable.")] = None,
+    models: Models = None,
+    policy_url: PolicyUrl = None,
+    url: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Search for the best answer to one problem."""
+    from server.commands import search_problem
+
+    settings: dict[str, Any] = {"type": strategy, "n": n}
+    settings |= {"width": width} if strategy == "beam" else {"selection": selection}
+    request = {
+        "problem": problem,
+        "strategy": settings,
+        "sampling": {"temperature": temperature, "max_tokens": max_tokens, "seed": seed},
+    }
+    connection = _connection(models, url, api_key, policy_url)
+    _run(search_problem(request, connection, policy=policy, prm=prm, as_json=as_json))
+
+
+@models_app.command("list")
+def list_models(models: Models = None, as_json: Json = False) -> None:
+    """Verify the folder and list the live versions in it."""
+    from server.commands import print_versions
+
+    print_versions(_settings(models=models).models, as_json=as_json)
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Who it is for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="score, search, train or admin; repeatable.", show_default="score and search"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once."""
+    from server.auth import SCOPES, KeyFile
+
+    scopes = [known for known in SCOPES if known in (scope or ["score", "search"])]
+    if unknown := set(scope or []) - set(SCOPES):
+        _fail(f"--scope {unknown.pop()!r} is not one of {', '.join(SCOPES)}", code=2)
+    key = KeyFile(_settings().keys_file).create(name, scopes)
+    typer.echo(json.dumps({"key": key, "name": name, "scopes": scopes}) if as_json else key)
+
+
+@keys_app.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """List the keys: id, name, scopes; never the key."""
+    from server.auth import KeyFile
+
+    for record in KeyFile(_settings().keys_file).list():
+        shown = record.model_dump(exclude={"sha256"})
+        line = f"{record.id}  {record.name}  {', '.join(record.scopes)}"
+        typer.echo(json.dumps(shown) if as_json else line)
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="Id from `rung keys list`.")]) -> None:
+    """Forget a key; a running server notices at once."""
+    from server.auth import KeyFile
+
+    if not KeyFile(_settings().keys_file).revoke(key_id):
+        _fail(f"no key with id {key_id}; see `rung keys list`", code=1)
+
+
+def main() -> None:
+    """Entry point of the `rung` command."""
+    # Before anything imports torch here: see prm/engine/process.py.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    app()
+
+
+def _settings(**given: Any) -> "Settings":
+    """Options over environment over defaults; a bad value ends the command."""
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code=2)
+
+
+def _connection(
+    models: Path | None, url: str | None, api_key: str | None, policy_url: str | None = None
+) -> Any:
+    from server.connection import Connection
+
+    return Connection(
+        settings=_settings(models=models, policy_url=policy_url), url=url, api_key=api_key
+    )
+
+
+def _run(work: Any) -> None:
+    """Run a command's coroutine; our own errors become one line on stderr."""
+    import asyncio
+
+    from prm.errors import CallerError, ModelFolderError, RungError
+
+    try:
+        asyncio.run(work)
+    except (CallerError, ModelFolderError) as error:
+        _fail(str(error), code=2)
+    except RungError as error:
+        _fail(str(error), code=1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str, *, code: int) -> NoReturn:
+    typer.echo(f"rung: {message}", err=True)
+    sys.exit(code)

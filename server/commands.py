@@ -1,0 +1,162 @@
+"""What `rung score`, `rung search` and `rung models` do and print."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from prm.errors import InvalidInput, ModelFolderError
+from prm.registry import Registry
+from server.connection import Answers, Connection
+from server.schemas.score import ItemOut
+from server.schemas.search import SearchResponse
+
+ITEMS_PER_REQUEST = 64
+
+
+async def score_file(
+    path: Path, connection: Connection, *, model: str | None, as_json: bool
+) -> None:
+    """Score a JSONL file: a line of JSON per item, or the steps with their scores beside them.
+
+    Raises InvalidInput naming the line that is no item.
+    """
+    items = _read_items(path)
+    console = Console()
+    with _progress(as_json) as progress:
+        task = progress.add_task("starting the engine" if not connection.url else "scoring")
+        async with connection.open() as answers:
+            model = model or await _only(answers, "prm")
+            progress.update(task, description="scoring", total=len(items))
+            for start in range(0, len(items), ITEMS_PER_REQUEST):
+                batch = items[start : start + ITEMS_PER_REQUEST]
+                request = {"model": model, "items": batch, "include": ["raw"]}
+                for item in (await answers.score(request)).data:
+                    item.index += start
+                    if as_json:
+                        print(item.model_dump_json(exclude_none=True))
+                    else:
+                        progress.console.print(_item_table(item))
+                progress.update(task, completed=start + len(batch))
+    if not as_json:
+        console.print(f"{len(items)} items scored by {model}")
+
+
+async def search_problem(
+    request: dict[str, Any],
+    connection: Connection,
+    *,
+    policy: str | None,
+    prm: str | None,
+    as_json: bool,
+) -> None:
+    """Run one search and print the winner, the vote beside it and what it cost."""
+    with _progress(as_json) as progress:
+        progress.add_task("searching", total=None)
+        async with connection.open() as answers:
+            request |= {
+                "policy": policy or await _only(answers, "policy"),
+                "prm": None if prm == "none" else prm or await _only(answers, "prm"),
+            }
+            response = await answers.search(request)
+    if as_json:
+        print(response.model_dump_json(exclude_none=True))
+    else:
+        _print_search(response)
+
+
+def print_versions(root: Path, *, as_json: bool) -> None:
+    """Verify a model folder and list what is live in it; exits with 2 when it is bad."""
+    try:
+        versions = Registry.open(root).live()
+    except ModelFolderError as error:
+        print(f"rung: {error}", file=sys.stderr)
+        sys.exit(2)
+    if as_json:
+        for version in versions:
+            print(version.manifest.model_dump_json(exclude={"files", "golden"}))
+        return
+    table = Table("model", "version", "kind", "context", "MB")
+    for version in versions:
+        size = sum(record.bytes for record in version.manifest.files.values())
+        table.add_row(
+            version.manifest.name,
+            version.manifest.version,
+            version.manifest.kind,
+            str(version.context_limit),
+            f"{size / 1e6:.1f}",
+        )
+    Console().print(table)
+
+
+def _read_items(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    items = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise InvalidInput(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(item, dict):
+            raise InvalidInput(f"{path}, line {number}: not a JSON object")
+        items.append(item)
+    if not items:
+        raise InvalidInput(f"{path}: holds no item")
+    return items
+
+
+async def _only(answers: Answers, kind: str) -> str:
+    """The model of this kind when there is just one. Raises InvalidInput naming the choice."""
+    names = (await answers.names()).get(kind, [])
+    if len(names) == 1:
+        return names[0]
+    option = "--policy" if kind == "policy" else "--model or --prm"
+    raise InvalidInput(
+        f"{len(names)} models of kind {kind} are served; choose one with {option}: {names}"
+    )
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Progress]:
+    """A bar on the terminal, and nothing where the output goes to a program."""
+    is_shown = sys.stderr.isatty() and not as_json
+    with Progress(console=Console(stderr=True), disable=not is_shown, transient=True) as progress:
+        yield progress
+
+
+def _item_table(item: ItemOut) -> Table:
+    title = f"item {item.id or item.index}: score {item.score:.3f}"
+    table = Table("step", "score", title=title, title_justify="left")
+    for step in item.steps:
+        is_wrong = item.first_error is not None and step.index == item.first_error
+        style = "bold red" if is_wrong else ""
+        mark = "  ← first error" if is_wrong else ""
+        table.add_row(Text(step.text, style=style), Text(f"{step.score:.3f}{mark}", style=style))
+    return table
+
+
+def _print_search(response: SearchResponse) -> None:
+    console = Console()
+    console.print(Text(response.text))
+    console.print()
+    votes = ", ".join(f"{vote.answer} ×{vote.count}" for vote in response.votes[:5])
+    score = "none" if response.score is None else f"{response.score:.3f}"
+    console.print(f"answer {response.answer}   score {score}   votes {votes or 'none'}")
+    usage, timing = response.usage, response.timing_ms
+    console.print(
+        f"{response.strategy['type']}: {usage.generated_tokens} tokens written, "
+        f"{usage.scored_tokens} scored, {response.rounds} round(s), {timing.total:.0f} ms, "
+        f"stopped by {response.stopped_by}"
+    )

@@ -1,0 +1,120 @@
+"""Where the command line's questions go: to a running server, or to an engine started here."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from prm.errors import InvalidInput, Unavailable
+from prm.registry import Registry
+from server.schemas.score import ScoreRequest, ScoreResponse
+from server.schemas.search import SearchRequest, SearchResponse
+from server.services import Services, running_services
+from server.settings import Settings
+
+Request = TypeVar("Request", bound=BaseModel)
+
+
+class Answers(Protocol):
+    """What the commands ask of either."""
+
+    async def names(self) -> dict[str, list[str]]:
+        """Names of the models by kind: `policy`, `prm`."""
+        ...
+
+    async def score(self, request: dict[str, Any]) -> ScoreResponse:
+        """Answer a scoring request. Raises RungError."""
+        ...
+
+    async def search(self, request: dict[str, Any]) -> SearchResponse:
+        """Answer a search. Raises RungError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How the command line was told to find its answers."""
+
+    settings: Settings
+    url: str | None
+    api_key: str | None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Answers]:
+        """The server at `url`, or an engine of our own for as long as this is open."""
+        if self.url is not None:
+            headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+            async with httpx2.AsyncClient(
+                base_url=self.url, headers=headers, timeout=self.settings.request_timeout_s
+            ) as http:
+                yield _Remote(http)
+            return
+        async with running_services(self.settings, Registry.open(self.settings.models)) as services:
+            yield _Embedded(services)
+
+
+class _Embedded:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {"policy": await self._services.policies.remote_names()}
+        for version in self._services.registry.live():
+            known = names.setdefault(version.manifest.kind, [])
+            if version.manifest.name not in known:
+                known.append(version.manifest.name)
+        return names
+
+    async def score(self, request: dict[str, Any]) -> ScoreResponse:
+        return await self._services.score(_validated(ScoreRequest, request))
+
+    async def search(self, request: dict[str, Any]) -> SearchResponse:
+        prepared = await self._services.prepare_search(_validated(SearchRequest, request))
+        return await self._services.search(prepared)
+
+
+class _Remote:
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self._http = http
+
+    async def names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for model in (await self._call("GET", "/v1/models", None))["data"]:
+            names.setdefault(model["kind"], []).append(model["id"])
+        return names
+
+    async def score(self, request: dict[str, Any]) -> ScoreResponse:
+        return ScoreResponse.model_validate(await self._call("POST", "/v1/prm/score", request))
+
+    async def search(self, request: dict[str, Any]) -> SearchResponse:
+        return SearchResponse.model_validate(await self._call("POST", "/v1/search", request))
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx2.TransportError as error:
+            raise Unavailable(f"no answer from {self._http.base_url}: {error}") from error
+        if response.status_code >= 500:
+            raise Unavailable(f"{response.status_code}: {_message(response)}")
+        if response.status_code >= 400:
+            raise InvalidInput(f"{response.status_code}: {_message(response)}")
+        return response.json()
+
+
+def _message(response: httpx2.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]
+
+
+def _validated(kind: type[Request], request: dict[str, Any]) -> Request:
+    try:
+        return kind.model_validate(request)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"{where}: {first['msg']}") from error

@@ -1,0 +1,95 @@
+"""Tiny real models, published as real versions: random weights, real tokenizer, real manifests."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prm.chat import ChatTokenizer
+from prm.engine.golden import golden_raw
+from prm.engine.model import CausalLM
+from prm.manifest import GoldenScore, ModelRef, ModelVersion, PolicyManifest, PrmManifest
+from prm.registry import publish, read_version
+from prm.types import Message
+from training.checkpoints import ModelSize, new_model, save_model
+
+TINY = ModelSize(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    intermediate_size=32,
+    max_position_embeddings=256,
+)
+POLICY, PRM = "tiny-policy", "tiny-prm"
+PROBLEM = "Evaluate (3+4)*2-5"
+STEPS = ("3+4=7", "7*2=14", "14-5=9", "Answer: 9")
+
+
+def user(text: str) -> tuple[Message, ...]:
+    """A chat of one user turn."""
+    return (Message(role="user", content=text),)
+
+
+def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
+    """A policy and an implicit PRM with different random weights, live under `root`."""
+    golden = GoldenScore(messages=user(PROBLEM), steps=STEPS, raw=(0.0,))
+    policy = _publish(
+        root,
+        size,
+        1,
+        PolicyManifest(
+            name=POLICY,
+            version="1",
+            created=int(time.time()),
+            files={},
+            golden=(golden,),
+            step_separator="\n",
+        ),
+        references=[],
+    )
+    _publish(
+        root,
+        size,
+        2,
+        PrmManifest(
+            name=PRM,
+            version="1",
+            created=int(time.time()),
+            files={},
+            golden=(golden.model_copy(update={"raw": (0.0,) * len(STEPS)}),),
+            family="implicit",
+            beta=0.5,
+            reference=ModelRef(
+                name=POLICY, version="1", weights_sha256=policy.weights_sha256
+            ),
+            step_separator="\n",
+            threshold=0.5,
+        ),
+        references=[policy],
+    )
+    return root
+
+
+def _publish(
+    root: Path,
+    size: ModelSize,
+    seed: int,
+    manifest: PolicyManifest | PrmManifest,
+    *,
+    references: Sequence[ModelVersion],
+) -> ModelVersion:
+    """Publish with golden scores computed by the engine's own code, as a trainer would."""
+    staged = Path(tempfile.mkdtemp(prefix="rung-staged-"))
+    try:
+        save_model(new_model(size, seed=seed), staged)
+        draft = ModelVersion(staged, manifest)
+        models = {v.key: CausalLM.load(v.folder) for v in (draft, *references)}
+        (golden,) = manifest.golden
+        raw = golden_raw(draft, ChatTokenizer(staged), models, golden)
+        golden = golden.model_copy(update={"raw": tuple(raw)})
+        version = publish(root, staged, manifest.model_copy(update={"golden": (golden,)}))
+        return read_version(version.folder)
+    finally:
+        shutil.rmtree(staged)

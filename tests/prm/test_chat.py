@@ -1,0 +1,86 @@
+"""Our torch-free tokenizer gives the same ids as transformers' own."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from prm.chat import ChatTokenizer
+from prm.errors import InvalidInput, ModelFolderError
+from prm.types import Message
+from tests.factories import POLICY
+
+messages = st.lists(
+    st.builds(
+        Message,
+        role=st.sampled_from(["system", "user", "assistant"]),
+        content=st.text(max_size=30).filter(lambda text: "<|" not in text),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_models: Path) -> Path:
+    return tiny_models / POLICY / "1"
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> ChatTokenizer:
+    return ChatTokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
+@given(messages)
+def test_prompt_ids_equal_apply_chat_template(
+    ours: ChatTokenizer, theirs: PreTrainedTokenizerBase, messages: list[Message]
+) -> None:
+    chat = [{"role": m.role, "content": m.content} for m in messages]
+    expected = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert list(ours.encode_prompt(messages)) == expected
+
+
+@given(st.text(max_size=50))
+def test_any_text_comes_back(ours: ChatTokenizer, text: str) -> None:
+    assert ours.decode(ours.encode_response(text).ids) == text
+
+
+@given(st.text(max_size=50))
+def test_offsets_cover_the_text_in_order(ours: ChatTokenizer, text: str) -> None:
+    encoded = ours.encode_response(text)
+    assert len(encoded.ids) == len(encoded.char_offsets)
+    assert "".join(dict.fromkeys(text[s:e] + str(s) for s, e in encoded.char_offsets)) == "".join(
+        character + str(position) for position, character in enumerate(text)
+    )
+
+
+def test_a_template_that_refuses_is_the_callers_error(tmp_path: Path, folder: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no such turn') }}")
+    with pytest.raises(InvalidInput, match="no such turn"):
+        ChatTokenizer(tmp_path).encode_prompt([Message(role="user", content="hi")])
+
+
+def test_a_template_cannot_reach_python(tmp_path: Path, folder: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
+    with pytest.raises(InvalidInput, match="refuses these messages"):
+        ChatTokenizer(tmp_path).encode_prompt([Message(role="user", content="hi")])
+
+
+def test_a_broken_tokenizer_file_is_named(tmp_path: Path, folder: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json"):
+        ChatTokenizer(tmp_path)
