@@ -27,7 +27,7 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class ServedModel(BaseModel):
-    """A model of the policy server; `max_model_len`, where told, bounds prompt and answer together."""
+    """A model of the policy server. `max_model_len`, where told, bounds prompt plus answer."""
 
     id: str
     max_model_len: int | None = None
@@ -123,7 +123,7 @@ class OpenAIClient:
                     return
                 chunk = _Chunk.model_validate_json(event.data)
                 if chunk.error is not None:
-                    raise self._refusal(chunk.error.code, chunk.error.message)
+                    raise self._refusal(chunk.error.status, chunk.error.message or "")
                 for choice in chunk.choices:
                     yield choice
 
@@ -220,8 +220,12 @@ class _Detokenized(BaseModel):
 
 
 class _Failure(BaseModel):
-    message: str = ""
-    code: int = HTTPStatus.INTERNAL_SERVER_ERROR
+    message: str | None = None
+    code: int | str | None = None
+
+    @property
+    def status(self) -> int:
+        return self.code if isinstance(self.code, int) else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class _Chunk(BaseModel):
@@ -237,6 +241,6 @@ def _error_text(body: bytes) -> str:
     """The message of an error body: vLLM's has it in `error`, SGLang's at the top."""
     try:
         error = _Chunk.model_validate_json(body).error
-        return error.message if error else _Failure.model_validate_json(body).message
+        return (error or _Failure.model_validate_json(body)).message or ""
     except ValidationError:
         return ""

@@ -172,7 +172,7 @@ class OpenAIGenerator:
             return draft.end("eos")
         before, _, _ = draft.text.partition(stop)
         if stop not in params.keep_stop:
-            return draft.end("stop", text=before)
+            return draft.end("stop", text=before, are_ids_exact=False)
         # A stop string may end inside a token: then the text was cut, and the ids say too much.
         text = before + stop
         is_whole = await self._server.decode(self.name, draft.ids) == text
@@ -191,12 +191,10 @@ class _Draft:
     is_written: bool = False
 
     def end(
-        self, ended_by: EndedBy, *, text: str | None = None, are_ids_exact: bool | None = None
+        self, ended_by: EndedBy, *, text: str | None = None, are_ids_exact: bool = True
     ) -> Written:
-        """The continuation. `text` where it differs from what came; then the ids may not fit it."""
+        """The continuation, with `text` in place of what came. Ids are left out if they differ."""
         self.is_written = True
-        if are_ids_exact is None:
-            are_ids_exact = text is None
         return Written(
             number=self.want.number,
             prefix=Prefix(
