@@ -30,6 +30,12 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def sync(path: Path) -> None:
+    """Put a file that was written by somebody else on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from prm.errors import ModelFolderError
 from prm.families import FAMILIES
-from prm.files import hash_file, read_json, write_durably
+from prm.files import hash_file, read_json, sync, write_durably
 from prm.manifest import (
     NAME_PATTERN,
     FileRecord,
@@ -118,21 +118,28 @@ def publish(root: Path, staged: Path, manifest: PolicyManifest | PrmManifest) ->
     target = root / manifest.name / manifest.version
     if target.exists():
         raise FileExistsError(f"{target} is already published; choose another version")
-    files = {path.name: _record(path) for path in sorted(staged.iterdir()) if path.is_file()}
+    files = {
+        path.name: _record(path)
+        for path in sorted(staged.iterdir())
+        if path.is_file() and path.name not in (MANIFEST, STABLE)
+    }
     manifest = manifest.model_copy(update={"files": files})
     write_durably(staged / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     target.parent.mkdir(parents=True, exist_ok=True)
     holding = Path(tempfile.mkdtemp(prefix=".publish-", dir=target.parent))
     try:
         landed = shutil.copytree(staged, holding / "version")
+        for path in landed.iterdir():
+            sync(path)
         write_durably(landed / STABLE, "")
         landed.rename(target)
     finally:
         shutil.rmtree(holding, ignore_errors=True)
+    version = load_version(target)
     pointer = target.parent / f".{LIVE}.{os.getpid()}"
     write_durably(pointer, json.dumps({"live": manifest.version}) + "\n")
     pointer.rename(target.parent / LIVE)
-    return load_version(target)
+    return version
 
 
 def _read_manifest(path: Path) -> PolicyManifest | PrmManifest:

@@ -78,5 +78,5 @@ def test_a_control_token_in_the_problem_is_refused(family: ImplicitFamily) -> No
 
 
 def test_an_item_longer_than_the_context_names_both_lengths(family: ImplicitFamily) -> None:
-    with pytest.raises(InvalidInput, match=r"305 tokens long, .* reads at most 256"):
+    with pytest.raises(InvalidInput, match=r"306 tokens long, .* reads at most 256"):
         family.encode(trajectory(["x" * 300]))
