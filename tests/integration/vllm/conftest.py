@@ -1,0 +1,153 @@
+"""A real vLLM server with the bundled policy, started once for all tests in this folder.
+
+`RUNG_VLLM` names the Python of an environment that holds vLLM; without it, `.venv-vllm` is tried.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
+from prm.registry import Registry
+from search.generators.openai_http import OpenAIGenerator, OpenAIServer
+from server.settings import BUNDLED_MODELS
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTHON = Path(os.environ.get("RUNG_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
+START_TIMEOUT_S = 120.0
+MAX_SEQUENCES = 64
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyServer:
+    """A running vLLM: where it is, its key, and the version that it serves under `model`."""
+
+    url: str
+    api_key: str
+    model: str
+    version: ModelVersion
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """The bundled models."""
+    return Registry.open(BUNDLED_MODELS)
+
+
+@pytest.fixture(scope="session")
+def policy_version(registry: Registry) -> ModelVersion:
+    """The bundled policy."""
+    return next(v for v in registry.live() if isinstance(v.manifest, PolicyManifest))
+
+
+@pytest.fixture(scope="session")
+def prm_version(registry: Registry) -> ModelVersion:
+    """The bundled PRM."""
+    return next(v for v in registry.live() if isinstance(v.manifest, PrmManifest))
+
+
+@pytest.fixture(scope="session")
+def vllm(
+    policy_version: ModelVersion, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PolicyServer]:
+    """vLLM in a process group of its own, answering on a free loopback port."""
+    if not PYTHON.is_file():
+        pytest.skip(f"no vLLM: {PYTHON} does not exist; set RUNG_VLLM to the Python that has it")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    served = PolicyServer(
+        url=f"http://127.0.0.1:{port}",
+        api_key=secrets.token_hex(16),
+        model=policy_version.manifest.name,
+        version=policy_version,
+    )
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            _command(served, port),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT | {"VLLM_API_KEY": served.api_key},
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(served.url, process, log)
+        yield served
+    finally:
+        _end(process)
+
+
+@pytest.fixture
+async def server(vllm: PolicyServer, anyio_backend: str) -> AsyncIterator[OpenAIServer]:
+    """Our connections to it."""
+    async with OpenAIServer(vllm.url, api_key=vllm.api_key) as server:
+        yield server
+
+
+@pytest.fixture
+def generator(server: OpenAIServer, vllm: PolicyServer) -> OpenAIGenerator:
+    """The policy in it."""
+    return server.generator(vllm.model)
+
+
+def _command(served: PolicyServer, port: int) -> list[str]:
+    limit = served.version.context_limit
+    return [
+        str(PYTHON),
+        # Not `vllm serve`: the command line of the package vllm-cpu 0.32.0 looks for the metadata
+        # of a package called vllm and ends.
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        f"--model={served.version.folder}",
+        f"--served-model-name={served.model}",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--dtype=float32",
+        "--enforce-eager",
+        f"--max-model-len={limit}",
+        f"--max-num-seqs={MAX_SEQUENCES}",
+        # Room for all prompts in one step: one that is read in two, with a seed, ends vLLM 0.32 on
+        # a CPU ("CPU Generator does not use offset", gpu_model_runner.py).
+        f"--max-num-batched-tokens={MAX_SEQUENCES * limit}",
+    ]
+
+
+def _wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            if httpx2.get(f"{url}/health").is_success:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.2)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+    state = "is not healthy" if process.returncode is None else f"ended ({process.returncode})"
+    pytest.fail(f"vLLM {state} after at most {START_TIMEOUT_S:.0f} s; its log ends:\n{tail}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the whole group: vLLM's engine and workers are processes of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=20)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
