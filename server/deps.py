@@ -1,8 +1,8 @@
 """What routes ask for, as `Annotated` aliases."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -56,7 +56,7 @@ MayScore = Depends(_require("score"))
 MaySearch = Depends(_require("search"))
 
 
-async def until_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def until_gone(request: Request, work: Awaitable[Result]) -> Result:
     """Do the work for as long as the caller is there and the server's time limit allows.
 
     Raises TimeoutError at the limit, ClientGone when the caller has left.

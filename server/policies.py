@@ -1,20 +1,16 @@
 """Who writes the steps: policies in the engine process, and those of a policy server."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from search.generators.openai_http import OpenAIServer
 
 from prm.errors import UnknownModel
 from search.generator import Generator
+from search.generators.openai_http import OpenAIServer
 
 
 class Policies:
     """Generators by name. A policy server's models come before local ones of the same name."""
 
-    def __init__(self, local: Mapping[str, Generator], remote: "OpenAIServer | None") -> None:
+    def __init__(self, local: Mapping[str, Generator], remote: OpenAIServer | None) -> None:
         self._local = dict(local)
         self._remote = remote
 

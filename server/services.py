@@ -12,7 +12,6 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
 from prm.engine.client import EngineClient
 from prm.errors import InvalidInput, ModelFolderError, UnknownModel
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
@@ -22,6 +21,7 @@ from prm.types import ScoredTrajectory, Trajectory
 from search.budget import Budget
 from search.generator import Generator
 from search.generators.local import LocalGenerator
+from search.generators.openai_http import OpenAIServer
 from search.run import SearchRun, run_search
 from search.types import Candidate, Sampling, SearchEvent, SearchProblem, SearchResult
 from server.policies import Policies
@@ -78,8 +78,6 @@ class Services:
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
         remote = None
         if settings.policy_url:
-            from search.generators.openai_http import OpenAIServer
-
             key = settings.policy_api_key
             remote = OpenAIServer(
                 settings.policy_url, api_key=key.get_secret_value() if key else None

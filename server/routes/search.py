@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
@@ -13,7 +13,7 @@ from prm.errors import CallerError, RungError
 from server.deps import MaySearch, Permit, ServicesDep, until_gone
 from server.errors import CALLER_STATUS, error_body
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
-from server.services import PreparedSearch, Services
+from server.services import Services
 
 router = APIRouter(tags=["search"])
 logger = logging.getLogger(__name__)
@@ -31,17 +31,24 @@ async def search(
     """Write, score and select. With `stream: true`, server-sent events as it happens."""
     prepared = await until_gone(request, services.prepare_search(body))
     if body.stream:
-        return StreamingResponse(_event_stream(services, prepared), media_type="text/event-stream")
+        events = services.search_events(prepared)
+        # Most of what can go wrong does so before the first event, while a status can still say so.
+        first = await until_gone(request, anext(events))
+        return StreamingResponse(
+            _event_stream(services, first, events), media_type="text/event-stream"
+        )
     return await until_gone(request, services.search(prepared))
 
 
-async def _event_stream(services: Services, prepared: PreparedSearch) -> AsyncIterator[bytes]:
+async def _event_stream(
+    services: Services,
+    first: EventOut | SearchResponse,
+    events: AsyncGenerator[EventOut | SearchResponse],
+) -> AsyncIterator[bytes]:
     """One `data:` line per event, the result or an error last, then `[DONE]`."""
     try:
-        async with (
-            asyncio.timeout(services.settings.request_timeout_s),
-            aclosing(services.search_events(prepared)) as events,
-        ):
+        async with asyncio.timeout(services.settings.request_timeout_s), aclosing(events):
+            yield _line(first)
             async for event in events:
                 yield _line(event)
     except RungError as error:

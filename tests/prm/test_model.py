@@ -13,9 +13,7 @@ from prm.engine.model import CausalLM
 from prm.errors import ModelFolderError
 from tests.factories import POLICY
 
-sequences = st.lists(
-    st.lists(st.integers(0, 255), min_size=2, max_size=40), min_size=1, max_size=6
-)
+sequences = st.lists(st.lists(st.integers(0, 255), min_size=2, max_size=40), min_size=1, max_size=6)
 
 
 @pytest.fixture(scope="module")

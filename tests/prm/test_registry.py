@@ -27,7 +27,8 @@ def test_a_published_folder_opens(root: Path) -> None:
     registry = Registry.open(root)
     assert sorted(version.key for version in registry) == [f"{POLICY}@1", f"{PRM}@1"]
     by_name, by_key = registry.get(PRM), registry.get(f"{PRM}@1")
-    assert by_name is by_key is not None
+    assert by_name is not None
+    assert by_key is by_name
     assert isinstance(by_name.manifest, PrmManifest)
     assert registry.reference_of(by_name.manifest).key == f"{POLICY}@1"
     assert registry.get("nope") is registry.get(f"{PRM}@2") is registry.get("../x") is None

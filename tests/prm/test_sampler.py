@@ -1,6 +1,7 @@
 """Batched sampling: the right distribution, the right end, and no influence of one on another."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def sampler(model: CausalLM, tokenizer: ChatTokenizer) -> Sampler:
 
 
 def test_greedy_text_equals_transformers_generate(sampler: Sampler, folder: Path) -> None:
-    reference = AutoModelForCausalLM.from_pretrained(folder)
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder)
     prompts = [PROMPT, (257, 50, 256, 258), tuple(range(30, 90))]
     found = sampler.generate(prompts, SamplingParams(temperature=0, max_tokens=40), [0, 0, 0])
     for prompt, completion in zip(prompts, found, strict=True):
@@ -74,9 +75,7 @@ def test_long_sequences_outgrow_the_cache_without_a_trace(
 def test_frequencies_follow_the_distribution() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(20_000, 4)
     uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0)).tolist()
-    drawn = choose_tokens(
-        logits, temperature=[1.0] * 20_000, top_p=[1.0] * 20_000, uniform=uniform
-    )
+    drawn = choose_tokens(logits, temperature=[1.0] * 20_000, top_p=[1.0] * 20_000, uniform=uniform)
     frequency = torch.bincount(drawn, minlength=4) / 20_000
     assert frequency.tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
 

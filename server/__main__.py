@@ -1,0 +1,5 @@
+"""`python -m server` is `rung`."""
+
+from server.cli import main
+
+main()
