@@ -66,6 +66,10 @@ class Scorer:
         """What stands between two steps in this version's training data."""
         return self.manifest.step_separator
 
+    def check(self, trajectory: Trajectory) -> None:
+        """Raises InvalidInput when the model cannot read this trajectory: it is too long."""
+        self._family.encode(trajectory)
+
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch:

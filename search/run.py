@@ -6,9 +6,10 @@ A strategy is an async generator of events over rounds. It holds no model and no
 run to write and to score, and the run keeps the accounts.
 """
 
+import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
@@ -39,6 +40,7 @@ class TrajectoryScorer(Protocol):
 
     @property
     def step_separator(self) -> str: ...
+    def check(self, trajectory: Trajectory) -> None: ...
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch: ...
@@ -130,7 +132,8 @@ class SearchRun:
     ) -> list[Candidate]:
         """The same candidates with steps and scores: one scoring call. Without a PRM, steps only.
 
-        Raises InvalidInput when one is longer than the PRM reads.
+        A candidate that is longer than the PRM reads keeps the score None. Raises InvalidInput
+        when that is so for all of them.
         """
         started = time.perf_counter()
         trajectories = {
@@ -140,27 +143,18 @@ class SearchRun:
                 steps=cut_steps(candidate.text, self.step_separator),
             )
             for candidate in candidates
-            if candidate.text.strip(self.step_separator).strip()
+            if candidate.text.replace(self.step_separator, "").strip()
         }
-        scored: Sequence[ScoredTrajectory | None] = [None] * len(trajectories)
+        scored: dict[int, ScoredTrajectory] = {}
         if self.scorer and trajectories:
-            try:
-                batch = await self.scorer.score(
-                    list(trajectories.values()), aggregation=aggregation
-                )
-            except InvalidInput as error:
-                raise InvalidInput(
-                    f"a candidate cannot be scored: {error}; or lower sampling.max_tokens",
-                    param="sampling.max_tokens",
-                ) from error
-            scored = batch.items
-            self._scored_tokens += sum(item.scored_tokens for item in batch.items)
-        by_index = dict(zip(trajectories, scored, strict=True))
-        result = [
-            _with_scores(
-                candidate, trajectories.get(candidate.index), by_index.get(candidate.index)
+            readable = await asyncio.to_thread(_readable, self.scorer, trajectories)
+            batch = await self.scorer.score(
+                [trajectories[index] for index in readable], aggregation=aggregation
             )
-            for candidate in candidates
+            scored = dict(zip(readable, batch.items, strict=True))
+            self._scored_tokens += sum(item.scored_tokens for item in batch.items)
+        result = [
+            _with_scores(c, trajectories.get(c.index), scored.get(c.index)) for c in candidates
         ]
         for candidate in result:
             self.tree[candidate.index] = candidate
@@ -239,6 +233,24 @@ def best_scored(candidates: Sequence[Candidate]) -> Candidate | None:
         key=lambda c: (-(c.score if c.score is not None else -1.0), c.index),
         default=None,
     )
+
+
+def _readable(scorer: TrajectoryScorer, trajectories: Mapping[int, Trajectory]) -> list[int]:
+    """Indices of those that the PRM can read. Raises InvalidInput when there is none."""
+    readable = []
+    reason: InvalidInput | None = None
+    for index, trajectory in trajectories.items():
+        try:
+            scorer.check(trajectory)
+            readable.append(index)
+        except InvalidInput as error:
+            reason = error
+    if reason is not None and not readable:
+        raise InvalidInput(
+            f"no candidate can be scored: {reason}; or lower sampling.max_tokens",
+            param="sampling.max_tokens",
+        ) from reason
+    return readable
 
 
 def _with_scores(

@@ -30,7 +30,7 @@ async def score_file(
     """
     items = _read_items(path)
     console = Console()
-    with _progress(as_json) as progress:
+    with _progress(console, as_json) as progress:
         task = progress.add_task("starting the engine" if not connection.url else "scoring")
         async with connection.open() as answers:
             model = model or await _only(answers, "prm")
@@ -43,7 +43,7 @@ async def score_file(
                     if as_json:
                         print(item.model_dump_json(exclude_none=True))
                     else:
-                        progress.console.print(_item_table(item))
+                        console.print(_item_table(item))
                 progress.update(task, completed=start + len(batch))
     if not as_json:
         console.print(f"{len(items)} items scored by {model}")
@@ -58,7 +58,8 @@ async def search_problem(
     as_json: bool,
 ) -> None:
     """Run one search and print the winner, the vote beside it and what it cost."""
-    with _progress(as_json) as progress:
+    console = Console()
+    with _progress(console, as_json) as progress:
         progress.add_task("searching", total=None)
         async with connection.open() as answers:
             request |= {
@@ -69,7 +70,7 @@ async def search_problem(
     if as_json:
         print(response.model_dump_json(exclude_none=True))
     else:
-        _print_search(response)
+        _print_search(console, response)
 
 
 def print_versions(root: Path, *, as_json: bool) -> None:
@@ -129,10 +130,11 @@ async def _only(answers: Answers, kind: str) -> str:
 
 
 @contextmanager
-def _progress(as_json: bool) -> Iterator[Progress]:
-    """A bar on the terminal, and nothing where the output goes to a program."""
-    is_shown = sys.stderr.isatty() and not as_json
-    with Progress(console=Console(stderr=True), disable=not is_shown, transient=True) as progress:
+def _progress(console: Console, as_json: bool) -> Iterator[Progress]:
+    """A bar on the terminal, below what is printed; nothing where a program reads along."""
+    shown = console if console.is_terminal else Console(stderr=True)
+    is_wanted = shown.is_terminal and not as_json
+    with Progress(console=shown, disable=not is_wanted, transient=True) as progress:
         yield progress
 
 
@@ -147,8 +149,7 @@ def _item_table(item: ItemOut) -> Table:
     return table
 
 
-def _print_search(response: SearchResponse) -> None:
-    console = Console()
+def _print_search(console: Console, response: SearchResponse) -> None:
     console.print(Text(response.text))
     console.print()
     votes = ", ".join(f"{vote.answer} ×{vote.count}" for vote in response.votes[:5])

@@ -8,7 +8,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from prm.engine.process import EngineOptions
@@ -53,10 +53,12 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(default=300.0, gt=0, description="Longest time for a request.")
     log_format: Literal["console", "json"] = "console"
 
-    def __init__(self, **values: object) -> None:
-        if isinstance(keys := values.get("api_keys"), str):
-            values["api_keys"] = tuple(filter(None, map(str.strip, keys.split(","))))
-        super().__init__(**values)  # type: ignore[arg-type]
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, keys: object) -> object:
+        if isinstance(keys, str):
+            return tuple(filter(None, map(str.strip, keys.split(","))))
+        return keys
 
     @property
     def is_loopback(self) -> bool:

@@ -28,7 +28,8 @@ class SamplingParams:
 
     `temperature` 0 takes the most likely token. A `stop` string ends the sequence where it
     appears and is cut off, a `keep_stop` string ends it and stays in the text. After `seconds`
-    the sequence ends as it is; None is never.
+    the sequence ends as it is; None is never. With `ignore_eos` the model's end of turn does not
+    end it: for measurements.
     """
 
     temperature: float = 1.0
@@ -37,6 +38,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     keep_stop: tuple[str, ...] = ()
     seconds: float | None = None
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Draft:
     def take(self, token: int, tokenizer: ChatTokenizer, context_limit: int) -> None:
         """Append a token; sets `completion` when it was the last one."""
         self.ids.append(token)
-        if token == tokenizer.eos_id:
+        if token == tokenizer.eos_id and not self.params.ignore_eos:
             self._finish("eos", tokenizer.decode(self.ids))
             return
         if self._stop_found(token, tokenizer):

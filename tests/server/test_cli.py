@@ -1,0 +1,148 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.factories import POLICY, PRM, PROBLEM, STEPS
+from tests.server.conftest import RunningServer
+
+
+def rung(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        env=os.environ | environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    file = tmp_path / "items.jsonl"
+    item = {"id": "a", "problem": PROBLEM, "steps": list(STEPS)}
+    raw = {"problem": PROBLEM, "response": "\n".join(STEPS)}
+    file.write_text("\n".join([json.dumps(item), "", json.dumps(raw)] + [json.dumps(item)] * 70))
+    return file
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["score"], ["search"], ["keys", "create"]])
+def test_help_comes_within_half_a_second(command: list[str]) -> None:
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = rung(*command, "--help")
+        took.append(time.monotonic() - started)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+    assert min(took) < 0.5
+
+
+def test_scores_by_a_server_and_by_an_engine_of_its_own_are_the_same(
+    items: Path, server: RunningServer, tiny_models: Path
+) -> None:
+    there = rung("score", str(items), "--url", server.url, "--json")
+    here = rung("score", str(items), "--models", str(tiny_models), "--json")
+    assert there.returncode == here.returncode == 0, here.stderr
+    lines = [json.loads(line) for line in there.stdout.splitlines()]
+    assert [line["index"] for line in lines] == list(range(72))
+    assert (lines[0]["id"], len(lines[0]["steps"])) == ("a", len(STEPS))
+    own = [json.loads(line) for line in here.stdout.splitlines()]
+    for ours, theirs in zip(own, lines, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+def test_scores_for_people_show_every_step(items: Path, server: RunningServer) -> None:
+    done = rung("score", str(items), "--url", server.url)
+    assert done.returncode == 0
+    assert "item a: score" in done.stdout
+    assert "72 items scored by tiny-prm" in done.stdout
+    assert all(step in done.stdout for step in STEPS)
+
+
+def test_score_reads_standard_input(server: RunningServer) -> None:
+    line = json.dumps({"problem": "1", "steps": ["x"]})
+    done = rung("score", "-", "--url", server.url, "--json", stdin=line)
+    assert json.loads(done.stdout)["index"] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "line 1: not JSON"),
+        ("\n[1]", "line 2: not a JSON object"),
+        ("", "holds no item"),
+        ('{"problem": "1"}', "give either steps or response"),
+        ('{"problem": "1", "steps": ["  "]}', "only white space"),
+    ],
+)
+def test_a_bad_file_names_what_is_wrong(
+    tmp_path: Path, server: RunningServer, content: str, message: str
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(content)
+    done = rung("score", str(file), "--url", server.url)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_search_prints_the_answer_and_what_it_cost(server: RunningServer) -> None:
+    options = ["--problem", PROBLEM, "--url", server.url, "--n=4", "--max-tokens=20", "--seed=1"]
+    people = rung("search", *options)
+    assert people.returncode == 0
+    assert "best_of_n:" in people.stdout
+    assert "tokens written" in people.stdout
+    machine: dict[str, Any] = json.loads(rung("search", *options, "--json").stdout)
+    assert (machine["policy"], machine["prm"], machine["sampling"]["seed"]) == (POLICY, PRM, 1)
+    beam = rung("search", *options, "--json", "--strategy=beam", "--width=2")
+    assert json.loads(beam.stdout)["strategy"]["type"] == "beam"
+
+
+def test_search_with_an_engine_of_its_own(tiny_models: Path) -> None:
+    done = rung(
+        "search", "--problem=1+1", f"--models={tiny_models}", "--n=2", "--max-tokens=9", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["candidates"]) == 2
+
+
+def test_errors_end_with_a_line_and_a_code(server: RunningServer) -> None:
+    bad = rung("search", "--problem=1", "--url", server.url, "--n=0")
+    assert bad.returncode == 2
+    assert "strategy.n" in bad.stderr
+    nobody = rung("search", "--problem=1", "--url", "http://127.0.0.1:9")
+    assert nobody.returncode == 1
+    assert "no answer from http://127.0.0.1:9" in nobody.stderr
+    assert rung("score", "/nonexistent", "--url", server.url).returncode == 2
+    assert rung("nonsense").returncode == 2
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    file = str(tmp_path / "keys.json")
+    key = rung("keys", "create", "--name=ci", RUNG_KEYS_FILE=file).stdout.strip()
+    assert key.startswith("rung-")
+    listed = json.loads(rung("keys", "list", "--json", RUNG_KEYS_FILE=file).stdout)
+    assert listed["name"] == "ci"
+    assert listed["scopes"] == ["score", "search"]
+    assert key not in json.dumps(listed)
+    assert rung("keys", "revoke", listed["id"], RUNG_KEYS_FILE=file).returncode == 0
+    assert rung("keys", "list", RUNG_KEYS_FILE=file).stdout == ""
+    assert rung("keys", "revoke", "nope", RUNG_KEYS_FILE=file).returncode == 1
+    bad = rung("keys", "create", "--name=x", "--scope=fly", RUNG_KEYS_FILE=file)
+    assert bad.returncode == 2
+
+
+def test_models_are_verified_and_listed(tiny_models: Path, tmp_path: Path) -> None:
+    done = rung("models", "list", "--models", str(tiny_models), "--json")
+    names = [json.loads(line)["name"] for line in done.stdout.splitlines()]
+    assert names == [POLICY, PRM]
+    assert rung("models", "list", "--models", str(tmp_path)).returncode == 2
