@@ -7,6 +7,7 @@ none is left, or the rounds or the budget are used up.
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from itertools import cycle, islice
 from typing import Literal, Self
 
@@ -44,9 +45,11 @@ class Beam(StrategySettings):
                 run.stopped_by = "budget.tokens"
                 break
             children = []
-            async for child in run.write(parents, max_tokens=max_tokens, one_step=True):
-                children.append(child)
-                yield _event("expanded", round_, child, text=child.text)
+            written = run.write(parents, max_tokens=max_tokens, one_step=True)
+            async with aclosing(written):
+                async for child in written:
+                    children.append(child)
+                    yield _event("expanded", round_, child, text=child.text)
             children.sort(key=lambda child: child.index)
             children = await run.score(children, aggregation=self.aggregation)
             for child in children:

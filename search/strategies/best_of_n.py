@@ -7,6 +7,7 @@ sampling, the baseline of them all.
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Literal
 
 from pydantic import Field
@@ -36,16 +37,19 @@ class BestOfN(StrategySettings):
         share = run.meter.share(self.n)
         is_tight = share is not None and share < run.sampling.max_tokens
         max_tokens = share if share is not None and is_tight else run.sampling.max_tokens
-        async for candidate in run.write([None] * self.n, max_tokens=max_tokens, one_step=False):
-            if is_tight and candidate.finish_reason == "length":
-                candidate = run.end(candidate, "budget")
-                run.stopped_by = "budget.tokens"
-            elif candidate.finish_reason == "budget":
-                run.stopped_by = "budget.seconds"
-            run.candidates.append(candidate)
-            yield SearchEvent(
-                type="expanded", round=0, candidate=candidate.index, text=candidate.text
-            )
+        written = run.write([None] * self.n, max_tokens=max_tokens, one_step=False)
+        async with aclosing(written):
+            async for candidate in written:
+                if is_tight and candidate.finish_reason == "length":
+                    candidate = run.end(candidate, "budget")
+                    run.stopped_by = "budget.tokens"
+                elif candidate.finish_reason == "budget":
+                    run.stopped_by = "budget.seconds"
+                run.candidates.append(candidate)
+                yield SearchEvent(
+                    type="expanded", round=0, candidate=candidate.index, text=candidate.text
+                )
+        run.candidates.sort(key=lambda candidate: candidate.index)
         run.candidates = await run.score(run.candidates, aggregation=self.aggregation)
         for candidate in run.candidates:
             yield SearchEvent(
