@@ -100,6 +100,7 @@ class EngineClient:
         # mkdtemp makes a folder that only this user can enter: nobody else can connect.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="rung-engine-"))
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        self._supervisor.add_done_callback(self._supervision_ended)
 
     async def wait_settled(self) -> None:
         """Wait until the engine is no longer starting. Raises ModelFolderError when refused."""
@@ -173,9 +174,13 @@ class EngineClient:
         short_lives = 0
         while True:
             started = time.monotonic()
-            self._engine = await start_engine(
-                self._folders, self._options, self._socket_folder / "socket"
-            )
+            try:
+                self._engine = await start_engine(
+                    self._folders, self._options, self._socket_folder / "socket"
+                )
+            except OSError as error:
+                # No memory or no process to be had just now: that may pass.
+                logger.warning("the engine process could not be started: %s", error)
             if self._engine is not None:
                 try:
                     await self._serve(self._engine)
@@ -190,6 +195,13 @@ class EngineClient:
             short_lives = short_lives + 1 if time.monotonic() - started < SHORT_LIFE_S else 0
             logger.warning("the engine process ended; starting another (%d so far)", self.restarts)
             await asyncio.sleep(min(LONGEST_BACKOFF_S, 0.1 * 2**short_lives) if short_lives else 0)
+
+    def _supervision_ended(self, task: asyncio.Task[None]) -> None:
+        """Without a supervisor nobody would answer: fail what waits, and say so loudly."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("the engine's supervisor failed", exc_info=error)
+            self._set_state(EngineState.CLOSED)
+            self._fail_all(Unavailable("the engine cannot be run; see the server's log"))
 
     async def _serve(self, engine: EngineProcess) -> None:
         """Hand out replies until the engine's socket closes."""

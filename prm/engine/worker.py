@@ -88,10 +88,13 @@ class Worker:
     def _listen(self) -> None:
         """Frames from the socket to the inbox; None when it is closed."""
         stream = self._connection.makefile("rb")
-        while header := stream.read(FRAME_HEADER.size):
-            (length,) = FRAME_HEADER.unpack(header)
-            self._inbox.put(parse_request(stream.read(length)))
-        self._inbox.put(None)
+        try:
+            while header := stream.read(FRAME_HEADER.size):
+                (length,) = FRAME_HEADER.unpack(header)
+                self._inbox.put(parse_request(stream.read(length)))
+        finally:
+            # Also when a frame makes no sense: better a restart than an engine that never answers.
+            self._inbox.put(None)
 
     def _accept_arrived(self) -> bool:
         """Take every message that is there; wait for one when there is nothing else to do."""

@@ -35,7 +35,10 @@ async def search(
         # Most of what can go wrong does so before the first event, while a status can still say so.
         first = await until_gone(request, anext(events))
         return StreamingResponse(
-            _event_stream(services, first, events), media_type="text/event-stream"
+            _event_stream(services, first, events),
+            media_type="text/event-stream",
+            # Proxies would otherwise hold events back until there are many.
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
     return await until_gone(request, services.search(prepared))
 

