@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen2Config
 
 from training.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, save_tokenizer
 
@@ -24,23 +24,25 @@ class ModelSize:
 def new_model(size: ModelSize, *, seed: int) -> PreTrainedModel:
     """A Qwen2 model over bytes with random weights, the same for the same seed."""
     torch.manual_seed(seed)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            **asdict(size),
-            vocab_size=VOCAB_SIZE,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=END_ID,
-            pad_token_id=PAD_ID,
-        )
+    config = Qwen2Config(
+        **asdict(size),
+        vocab_size=VOCAB_SIZE,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=END_ID,
+        pad_token_id=PAD_ID,
     )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=torch.float32
+    )
+    return model
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Write weights, configuration, generation defaults and tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, eos_token_id=END_ID, pad_token_id=PAD_ID
+    model.generation_config = GenerationConfig.from_dict(
+        {"do_sample": True, "temperature": 1.0, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
     )
     model.save_pretrained(folder)
     save_tokenizer(folder, context_limit=int(model.config.max_position_embeddings))
@@ -48,7 +50,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 def load_model(folder: Path) -> PreTrainedModel:
     """The model of such a folder, in float32 and ready to train."""
-    model: PreTrainedModel = Qwen2ForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True
     )
     return model

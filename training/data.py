@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prm.chat import ChatTokenizer
@@ -17,12 +17,14 @@ from training.types import Problem
 class Example:
     """One chat with its answer: `ids[first:]` are the response's tokens, the end token last.
 
-    `label` is the outcome label where training wants one.
+    Where training wants them: `label` is the outcome label, `reference_logprob` the log-probability
+    of the whole response under the frozen reference model.
     """
 
     ids: tuple[int, ...]
     first: int
     label: float = 0.0
+    reference_logprob: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,7 +37,8 @@ class Batch:
 
     ids: Int[Tensor, "batch time"]
     is_target: Bool[Tensor, "batch time"]
-    labels: Tensor
+    labels: Float[Tensor, "batch"]
+    reference_logprobs: Float[Tensor, "batch"]
 
 
 def encode_example(
@@ -66,8 +69,12 @@ def collate(examples: Sequence[Example]) -> Batch:
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         is_target[row, example.first : len(example.ids)] = True
-    labels = torch.tensor([example.label for example in examples])
-    return Batch(ids=ids, is_target=is_target, labels=labels)
+    return Batch(
+        ids=ids,
+        is_target=is_target,
+        labels=torch.tensor([example.label for example in examples]),
+        reference_logprobs=torch.tensor([example.reference_logprob for example in examples]),
+    )
 
 
 def batches(

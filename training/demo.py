@@ -20,16 +20,14 @@ def main() -> None:
     arguments = parser.parse_args()
     # OpenMP's workers spin while they wait: beside another busy process, 40 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
     from dataclasses import replace
-
-    from transformers.utils.logging import disable_progress_bar
 
     from training.demonstration.report import insert_figures
     from training.demonstration.run import refuse_published, run
     from training.demonstration.settings import DemoSettings
 
-    disable_progress_bar()
     settings = DemoSettings.quick() if arguments.quick else DemoSettings()
     settings = replace(settings, seed=arguments.seed, threads=arguments.threads)
     try:

@@ -6,7 +6,7 @@ ProcessBench's (arXiv 2412.06559 §4): a solution's first step below a threshold
 calls the first error; F1 is the harmonic mean of the accuracies on erroneous and on right ones.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -153,11 +153,6 @@ def fit_threshold(
         f1 = _harmonic(right[is_error].mean(), right[~is_error].mean())
         best = max(best, (float(threshold), f1), key=lambda pair: pair[1])
     return best
-
-
-def answers_given(group: Group) -> Counter[str | None]:
-    """How often each final answer was given."""
-    return Counter(arithmetic.answer_of("\n".join(rollout.steps)) for rollout in group)
 
 
 def _ratio(part: Floats, whole: Floats) -> float:

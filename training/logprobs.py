@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from training.data import Batch
@@ -13,10 +13,10 @@ def response_logprobs(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "ba
 
     Logits are made for response tokens alone: the prompt's are never wanted.
     """
-    hidden = model.get_decoder()(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
+    body: nn.Module = getattr(model, model.base_model_prefix)
+    hidden = body(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
     wanted = batch.is_target[:, 1:]
-    head = model.get_output_embeddings().weight
-    chosen = torch.log_softmax(hidden[wanted] @ head.T, dim=-1)
+    chosen = torch.log_softmax(model.lm_head(hidden[wanted]), dim=-1)
     targets = batch.ids[:, 1:][wanted]
     result = chosen.new_zeros(batch.ids.shape)
     result[batch.is_target] = chosen.gather(1, targets[:, None]).squeeze(1)

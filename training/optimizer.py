@@ -48,12 +48,12 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * schedule(step / num_steps, settings.warmup)
         loss = loss_of(batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         on_step(step + 1, loss.item())
-    model.eval()
+    model.train(False)
 
 
 def schedule(progress: float, warmup: float) -> float:

@@ -22,15 +22,24 @@ FORWARD_ROWS = 64
 
 
 class PrmScorer:
-    """An implicit PRM version with its models in memory."""
+    """An implicit PRM version with its models in memory.
+
+    What was read once is kept in `known`, which several scorers of the same models may share:
+    samples of one problem are often the same text.
+    """
 
     def __init__(
-        self, version: ModelVersion, tokenizer: ChatTokenizer, models: Mapping[str, CausalLM]
+        self,
+        version: ModelVersion,
+        tokenizer: ChatTokenizer,
+        models: Mapping[str, CausalLM],
+        known: dict[LogprobRead, list[float]] | None = None,
     ) -> None:
         self._family = ImplicitFamily(version, tokenizer)
         assert isinstance(version.manifest, PrmManifest)
         self._separator = version.manifest.step_separator
         self._models = models
+        self._known = {} if known is None else known
 
     def score(self, rollouts: Sequence[Rollout]) -> list[tuple[StepScore, ...]]:
         """The step scores of each rollout, which has at least one step."""
@@ -57,14 +66,12 @@ class PrmScorer:
         return self._family.encode(Trajectory(messages=messages, response=response, steps=steps))
 
     def _read(self, reads: Sequence[LogprobRead]) -> list[list[float]]:
-        """Outputs in the order of `reads`; each model sees its own in batches."""
-        outputs: dict[int, list[float]] = {}
-        for model in {read.model for read in reads}:
-            places = [place for place, read in enumerate(reads) if read.model == model]
-            for start in range(0, len(places), FORWARD_ROWS):
-                chunk = places[start : start + FORWARD_ROWS]
-                logprobs = self._models[model].logprobs(
-                    [reads[place].ids for place in chunk], [reads[place].first for place in chunk]
-                )
-                outputs.update(zip(chunk, (row.tolist() for row in logprobs), strict=True))
-        return [outputs[place] for place in range(len(reads))]
+        """Outputs in the order of `reads`; each model sees what is new of its own in batches."""
+        new = [read for read in dict.fromkeys(reads) if read not in self._known]
+        for name, model in self._models.items():
+            of_model = [read for read in new if read.model == name]
+            for start in range(0, len(of_model), FORWARD_ROWS):
+                chunk = of_model[start : start + FORWARD_ROWS]
+                rows = model.logprobs([read.ids for read in chunk], [read.first for read in chunk])
+                self._known.update(zip(chunk, (row.tolist() for row in rows), strict=True))
+        return [self._known[read] for read in reads]

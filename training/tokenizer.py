@@ -47,7 +47,7 @@ def byte_tokenizer() -> Tokenizer:
 
 def save_tokenizer(folder: Path, *, context_limit: int) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat template into `folder`."""
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=byte_tokenizer(),
         eos_token=END,
         pad_token=PAD,

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.answers import extract_answer
 from training.tasks.arithmetic import (
     MAX_VALUE,
+    Split,
+    answer_line,
     answer_of,
     expression_of,
     first_error,
@@ -35,7 +38,7 @@ from training.tasks.slips import (
 )
 from training.types import Problem
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 trees: st.SearchStrategy[Tree] = st.recursive(
     st.integers(0, 99),
@@ -103,8 +106,8 @@ def test_too_many_problems_are_refused_with_the_numbers() -> None:
 
 @given(st.integers(0, 10_000), st.sampled_from(SPLITS))
 @settings(max_examples=60, deadline=None)
-def test_a_clean_solution_has_no_error_and_the_right_answer(seed: int, split: str) -> None:
-    (problem,) = problems(seed, 1, split)  # type: ignore[arg-type]
+def test_a_clean_solution_has_no_error_and_the_right_answer(seed: int, split: Split) -> None:
+    (problem,) = problems(seed, 1, split)
     steps = write_solution(problem, random.Random(seed), slip_probability=0.0)
     assert first_error(problem, steps) is None
     assert is_correct(problem, steps)
@@ -235,6 +238,12 @@ def test_an_expression_cannot_be_blown_up_step_by_step() -> None:
 )
 def test_the_last_answer_line_counts(response: str, answer: str | None) -> None:
     assert answer_of(response) == answer
+
+
+@pytest.mark.parametrize("result", [0, 7, 42, -3])
+def test_a_search_reads_the_same_answer(result: int) -> None:
+    response = f"3+4=7\n{answer_line(result)}"
+    assert extract_answer(response) == answer_of(response) == str(result)
 
 
 def test_each_slip_by_hand() -> None:

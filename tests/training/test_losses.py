@@ -21,11 +21,11 @@ def test_sft_counts_response_tokens_alone() -> None:
 
 
 def test_the_log_ratio_is_summed_over_response_tokens() -> None:
-    is_target = torch.ones(1, 6, dtype=torch.bool)
-    ratio = sequence_log_ratio(torch.tensor([TRAINED]), torch.tensor([REFERENCE]), is_target)
+    logprobs, is_target = torch.tensor([TRAINED]), torch.ones(1, 6, dtype=torch.bool)
+    ratio = sequence_log_ratio(logprobs, is_target, torch.tensor([sum(REFERENCE)]))
     assert 0.05 * ratio.item() == pytest.approx(0.01166, abs=1e-6)
     is_target[0, :4] = False
-    ratio = sequence_log_ratio(torch.tensor([TRAINED]), torch.tensor([REFERENCE]), is_target)
+    ratio = sequence_log_ratio(logprobs, is_target, torch.tensor([sum(REFERENCE[4:])]))
     assert 0.05 * ratio.item() == pytest.approx(0.03811, abs=1e-6)
 
 

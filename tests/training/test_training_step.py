@@ -1,6 +1,7 @@
 """Batches, log-probabilities and the optimiser, on models small enough to check in full."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(folder: Path) -> PreTrainedModel:
-    return load_model(folder).eval()
+    return load_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -129,20 +130,21 @@ def test_sft_lowers_its_loss(model: PreTrainedModel, examples: list[Example]) ->
 
 
 def test_the_prm_learns_to_tell_labels_apart(
-    folder: Path, model: PreTrainedModel, examples: list[Example]
+    model: PreTrainedModel, examples: list[Example]
 ) -> None:
-    reference = load_model(folder).eval()
+    batch = collate(examples)
+    with torch.no_grad():
+        batch = replace(batch, reference_logprobs=response_logprobs(model, batch).sum(-1))
     losses: list[float] = []
 
     def loss_of(batch: Batch) -> torch.Tensor:
-        with torch.no_grad():
-            frozen = response_logprobs(reference, batch)
-        ratio = sequence_log_ratio(response_logprobs(model, batch), frozen, batch.is_target)
+        logprobs = response_logprobs(model, batch)
+        ratio = sequence_log_ratio(logprobs, batch.is_target, batch.reference_logprobs)
         return implicit_prm_loss(ratio, batch.labels, beta=0.5)
 
     fit(
         model,
-        [collate(examples)] * 30,
+        [batch] * 30,
         loss_of,
         OptimizerSettings(lr=1e-2),
         num_steps=30,

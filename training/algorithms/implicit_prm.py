@@ -14,11 +14,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 def sequence_log_ratio(
     logprobs: Float[Tensor, "batch time"],
-    reference_logprobs: Float[Tensor, "batch time"],
     is_target: Bool[Tensor, "batch time"],
+    reference_logprobs: Float[Tensor, "batch"],
 ) -> Float[Tensor, "batch"]:
-    """s = Σ_t (log π_φ − log π_ref) over the response tokens, the end token among them."""
-    return ((logprobs - reference_logprobs) * is_target).sum(dim=-1)
+    """s = Σ_t log π_φ − Σ_t log π_ref over the response tokens, the end token among them.
+
+    Of the reference, which is frozen, the sum is all that training needs: it is computed once.
+    """
+    return (logprobs * is_target).sum(dim=-1) - reference_logprobs
 
 
 def implicit_prm_loss(

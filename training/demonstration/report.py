@@ -46,7 +46,8 @@ def figures(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"`{evaluation['command']}`: seed {settings['seed']}, {settings['threads']} CPU "
-            f"threads, {evaluation['minutes']} minutes, torch {evaluation['torch']}.",
+            f"threads, {evaluation['minutes']} minutes ({evaluation['cpu_minutes']} CPU minutes), "
+            f"torch {evaluation['torch']}.",
             "",
             f"{rollouts['problems']} test problems, {rollouts['per_problem']} samples each at "
             "temperature 1; percentages with 95 % bootstrap intervals over problems.",

@@ -30,7 +30,7 @@ def run(settings: DemoSettings, out: Path, version: str, command: str) -> Mappin
     """
     refuse_published(out, version)
     torch.set_num_threads(settings.threads)
-    started = time.monotonic()
+    started, cpu_started = time.monotonic(), time.process_time()
     with TemporaryDirectory(prefix="rung-demo-") as folder:
         policy, prm = Path(folder) / "policy", Path(folder) / "prm"
         train_policy(settings, policy)
@@ -45,6 +45,7 @@ def run(settings: DemoSettings, out: Path, version: str, command: str) -> Mappin
         evaluation = {
             "command": command,
             "minutes": round((time.monotonic() - started) / 60, 1),
+            "cpu_minutes": round((time.process_time() - cpu_started) / 60, 1),
             "torch": torch.__version__,
             "settings": asdict(settings),
             **measure(staged, choice, test),
@@ -69,7 +70,10 @@ def release(
 ) -> None:
     """Publish the policy, then the PRM that pins it; golden scores are validation rollouts."""
     notes = {
-        "training": {key: evaluation[key] for key in ("command", "minutes", "torch", "settings")},
+        "training": {
+            key: evaluation[key]
+            for key in ("command", "minutes", "cpu_minutes", "torch", "settings")
+        },
         "metrics": {key: evaluation[key] for key in ("rollouts", "answers", "steps")},
     }
     policy_manifest = staged.policy_manifest.model_copy(update=notes)

@@ -20,12 +20,13 @@ class DemoSettings:
     size: ModelSize = field(default_factory=ModelSize)
     operations: tuple[int, int] = arithmetic.OPERATIONS
     slip_probability: float = 0.5
-    batch_size: int = 64
-    sft_steps: int = 1800
+    sft_steps: int = 3400
+    sft_batch_size: int = 32
     sft_lr: float = 2e-3
     prm_problems: int = 3000
     prm_samples: int = 8
     prm_epochs: int = 2
+    prm_batch_size: int = 64
     prm_lr: float = 5e-4
     beta: float = 0.5
     validation_problems: int = 200

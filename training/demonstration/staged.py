@@ -8,6 +8,7 @@ import torch
 from prm.chat import ChatTokenizer
 from prm.engine.golden import golden_raw
 from prm.engine.model import CausalLM
+from prm.families.base import LogprobRead
 from prm.manifest import GoldenScore, ModelRef, ModelVersion, PolicyManifest, PrmManifest
 from training.data import messages_of
 from training.demonstration.settings import DemoSettings
@@ -36,6 +37,7 @@ class Staged:
             f"{name}@{version}": CausalLM.load(folder, device="cpu", dtype=torch.float32)
             for name, folder in ((POLICY, policy), (PRM, prm))
         }
+        self._known: dict[LogprobRead, list[float]] = {}
         self.policy_manifest = PolicyManifest(
             name=POLICY,
             version=version,
@@ -60,7 +62,8 @@ class Staged:
 
     def scorer(self, manifest: PrmManifest) -> PrmScorer:
         """The PRM as this manifest would have it read."""
-        return PrmScorer(ModelVersion(self.prm_folder, manifest), self._tokenizer, self._models)
+        version = ModelVersion(self.prm_folder, manifest)
+        return PrmScorer(version, self._tokenizer, self._models, self._known)
 
     def golden(
         self, manifest: PolicyManifest | PrmManifest, groups: Groups

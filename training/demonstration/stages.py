@@ -1,6 +1,7 @@
 """The three pieces of work: imitate, roll out, learn from outcomes. Folders in, folders out."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from training.logprobs import response_logprobs
 from training.optimizer import OptimizerSettings, fit
 from training.progress import stage
 from training.rollouts import sample_rollouts
+from training.scoring import FORWARD_ROWS
 from training.tasks import arithmetic
 from training.tasks.slips import write_solution
 from training.types import Rollout
@@ -32,7 +34,7 @@ def train_policy(settings: DemoSettings, folder: Path) -> None:
     with stage("policy", settings.sft_steps) as advance:
         fit(
             model,
-            batches(examples, settings.batch_size, settings.seed),
+            batches(examples, settings.sft_batch_size, settings.seed),
             lambda batch: sft_loss(response_logprobs(model, batch), batch.is_target),
             OptimizerSettings(lr=settings.sft_lr),
             num_steps=settings.sft_steps,
@@ -63,14 +65,14 @@ def roll_out(
 
 def train_prm(settings: DemoSettings, policy_folder: Path, folder: Path, rollouts: Groups) -> None:
     """Cross-entropy on outcome labels; φ starts from the policy, which stays the reference."""
-    model, reference = load_model(policy_folder), load_model(policy_folder)
-    examples = _labelled(rollouts, ChatTokenizer(policy_folder))
-    num_steps = settings.prm_epochs * -(-len(examples) // settings.batch_size)
+    model = load_model(policy_folder)
+    examples = _labelled(rollouts, policy_folder)
+    num_steps = settings.prm_epochs * -(-len(examples) // settings.prm_batch_size)
 
     def loss_of(batch: Batch) -> torch.Tensor:
-        with torch.no_grad():
-            frozen = response_logprobs(reference, batch)
-        log_ratio = sequence_log_ratio(response_logprobs(model, batch), frozen, batch.is_target)
+        log_ratio = sequence_log_ratio(
+            response_logprobs(model, batch), batch.is_target, batch.reference_logprobs
+        )
         return implicit_prm_loss(log_ratio, batch.labels, beta=settings.beta)
 
     with stage("prm", num_steps) as advance:
@@ -86,7 +88,7 @@ def train_prm(settings: DemoSettings, policy_folder: Path, folder: Path, rollout
 
 
 def _solutions(settings: DemoSettings, tokenizer: ChatTokenizer) -> list[Example]:
-    count = settings.sft_steps * settings.batch_size
+    count = settings.sft_steps * settings.sft_batch_size
     problems = arithmetic.problems(settings.seed, count, "train", settings.operations)
     rng = Random(settings.seed)
     return [
@@ -99,8 +101,11 @@ def _solutions(settings: DemoSettings, tokenizer: ChatTokenizer) -> list[Example
     ]
 
 
-def _labelled(rollouts: Groups, tokenizer: ChatTokenizer) -> list[Example]:
-    return [
+def _labelled(rollouts: Groups, reference_folder: Path) -> list[Example]:
+    """Rollouts as examples: outcome label, and what the reference makes of the response."""
+    tokenizer = ChatTokenizer(reference_folder)
+    reference = CausalLM.load(reference_folder, device="cpu", dtype=torch.float32)
+    examples = [
         encode_example(
             tokenizer,
             rollout.problem,
@@ -110,8 +115,17 @@ def _labelled(rollouts: Groups, tokenizer: ChatTokenizer) -> list[Example]:
         for group in rollouts
         for rollout in group
     ]
+    labelled: list[Example] = []
+    for start in range(0, len(examples), FORWARD_ROWS):
+        chunk = examples[start : start + FORWARD_ROWS]
+        logprobs = reference.logprobs([e.ids for e in chunk], [e.first for e in chunk])
+        labelled += [
+            replace(example, reference_logprob=float(row.sum()))
+            for example, row in zip(chunk, logprobs, strict=True)
+        ]
+    return labelled
 
 
 def _epochs(settings: DemoSettings, examples: Sequence[Example]) -> Iterator[Batch]:
     for epoch in range(settings.prm_epochs):
-        yield from batches(examples, settings.batch_size, settings.seed + epoch)
+        yield from batches(examples, settings.prm_batch_size, settings.seed + epoch)

@@ -41,8 +41,8 @@ Split = Literal["train", "validation", "test"]
 
 SEPARATOR = "\n"
 MAX_VALUE = 99
-# Operations per problem: 2 to 5 are about 15 characters of question and 40 of solution.
-OPERATIONS = (2, 5)
+# Operations per problem: 2 to 4 are about 12 characters of question and 35 of solution.
+OPERATIONS = (2, 4)
 # What to put before the problem for a language model that was not trained on it.
 INSTRUCTIONS = (
     "Evaluate the expression one operation at a time. Write one step per line, as an equation "
