@@ -1,12 +1,6 @@
 """Whole searches with a real vLLM as the policy and the engine as the PRM, over HTTP."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,40 +10,27 @@ import pytest
 from prm.manifest import ModelVersion
 from server.settings import BUNDLED_MODELS
 from tests.integration.vllm.conftest import PolicyServer
+from tests.server.conftest import rung_serve
 
 pytestmark = pytest.mark.vllm
 
 PROBLEM = "Evaluate (3+4)*2-5"
 BEST = {"type": "best_of_n", "n": 16}
 BEAM = {"type": "beam", "n": 8, "width": 4}
-READY_TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def http(vllm: PolicyServer) -> Iterator[httpx2.Client]:
-    """A client of `rung serve --policy-url`, whose engine has the PRM."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "server", "serve"),
-            *(f"--port={port}", f"--models={BUNDLED_MODELS}", f"--policy-url={vllm.url}/v1"),
-        ],
-        env=os.environ
-        | {
-            "RUNG_POLICY_API_KEY": vllm.api_key,
-            "RUNG_THREADS": "1",
-            "RUNG_KEYS_FILE": "/nonexistent",
-        },
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            _wait_until_ready(client, process)
-            yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=20)
+    """A client of a `rung serve` that has vLLM for policies, and an engine with the PRM."""
+    with (
+        rung_serve(
+            BUNDLED_MODELS,
+            RUNG_POLICY_URL=f"{vllm.url}/v1",
+            RUNG_POLICY_API_KEY=vllm.api_key,
+        ) as running,
+        httpx2.Client(base_url=running.url, timeout=120) as client,
+    ):
+        yield client
 
 
 def search(
@@ -118,14 +99,11 @@ def test_events_are_streamed_as_candidates_end(
     assert events[-1]["type"] == "result"
 
 
-def _wait_until_ready(client: httpx2.Client, process: "subprocess.Popen[bytes]") -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        assert process.poll() is None, "rung serve ended"
-        try:
-            if client.get("/health/ready").is_success:
-                return
-        except httpx2.TransportError:
-            pass
-        time.sleep(0.05)
-    pytest.fail(f"rung serve is not ready after {READY_TIMEOUT_S:.0f} s")
+def test_a_policy_that_nobody_serves_is_named(
+    http: httpx2.Client, vllm: PolicyServer, prm_version: ModelVersion
+) -> None:
+    body = {"policy": "nobody", "prm": prm_version.manifest.name, "problem": PROBLEM}
+    response = http.post("/v1/search", json=body | {"strategy": BEST})
+    assert response.status_code == 404
+    assert vllm.model in response.json()["error"]["message"]
+    assert vllm.api_key not in response.text
