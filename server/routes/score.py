@@ -8,7 +8,7 @@ from server.schemas.score import ScoreRequest, ScoreResponse
 router = APIRouter(tags=["score"])
 
 
-@router.post("/v1/prm/score", dependencies=[MayScore, Permit], response_model_exclude_none=False)
+@router.post("/v1/prm/score", dependencies=[MayScore, Permit])
 async def score(request: Request, body: ScoreRequest, services: ServicesDep) -> ScoreResponse:
     """Score every step of every item with a process reward model."""
     return await until_gone(request, services.score(body))

@@ -1,6 +1,6 @@
 """Wire types that several routes share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -20,6 +20,15 @@ def _is_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
+
+
+def if_asked() -> Any:
+    """A field of an answer that is left out, not null, unless it was asked for."""
+    return Field(default=None, exclude_if=_is_none)
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Wire(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 from prm.aggregation import AggregationName
 from prm.steps import cut_steps, join_steps
 from prm.types import Trajectory
-from server.schemas.common import Messages, Problem, Text, Wire, messages_of
+from server.schemas.common import Messages, Problem, Text, Wire, if_asked, messages_of
 
 
 class ScoreItem(Wire):
@@ -74,7 +74,7 @@ class StepOut(BaseModel):
     char_start: int
     char_end: int
     score: float
-    raw: float | None = None
+    raw: float | None = if_asked()
     cached: bool = False
 
 
@@ -95,7 +95,7 @@ class ItemOut(BaseModel):
     aggregates: dict[str, float]
     score: float
     first_error: int | None
-    tokens: TokensOut | None = None
+    tokens: TokensOut | None = if_asked()
 
 
 class ScoreUsage(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 from prm.types import Message
 from search.strategies import Strategy
 from search.strategies.best_of_n import BestOfN
-from server.schemas.common import Messages, Problem, Text, Wire, messages_of
+from server.schemas.common import Messages, Problem, Text, Wire, if_asked, messages_of
 
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
 
@@ -119,8 +119,8 @@ class SearchResponse(BaseModel):
     text: str
     answer: str | None
     score: float | None
-    candidates: list[CandidateOut] | None = None
-    tree: list[NodeOut] | None = None
+    candidates: list[CandidateOut] | None = if_asked()
+    tree: list[NodeOut] | None = if_asked()
     votes: list[VoteOut]
     rounds: int
     stopped_by: Literal["finished", "budget.tokens", "budget.seconds", "max_rounds"]
