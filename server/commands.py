@@ -46,7 +46,7 @@ async def score_file(
                         console.print(_item_table(item))
                 progress.update(task, completed=start + len(batch))
     if not as_json:
-        console.print(f"{len(items)} items scored by {model}")
+        console.print(f"items scored by {model}: {len(items)}")
 
 
 async def search_problem(
@@ -159,5 +159,6 @@ def _print_search(console: Console, response: SearchResponse) -> None:
     console.print(
         f"{response.strategy['type']}: {usage.generated_tokens} tokens written, "
         f"{usage.scored_tokens} scored, {response.rounds} round(s), {timing.total:.0f} ms, "
-        f"stopped by {response.stopped_by}"
+        f"stopped by {response.stopped_by}",
+        soft_wrap=True,
     )

@@ -64,7 +64,7 @@ def test_scores_for_people_show_every_step(items: Path, server: RunningServer) -
     done = rung("score", str(items), "--url", server.url)
     assert done.returncode == 0
     assert "item a: score" in done.stdout
-    assert "72 items scored by tiny-prm" in done.stdout
+    assert "items scored by tiny-prm: 72" in done.stdout
     assert all(step in done.stdout for step in STEPS)
 
 
