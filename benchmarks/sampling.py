@@ -48,7 +48,7 @@ class Work:
     tokens: int
     threads: int
     vllm: Path
-    is_compiled: bool
+    is_eager: bool
 
 
 # --- the contestants: each returns a function that does one round and counts its tokens ----------
@@ -108,7 +108,7 @@ def vllm_offline(work: Work) -> Callable[[], int]:
         dtype="float32",
         max_model_len=len(ids) + work.tokens,
         max_num_seqs=work.sequences,
-        enforce_eager=not work.is_compiled,
+        enforce_eager=work.is_eager,
     )
     params = SamplingParams(
         n=work.sequences, temperature=1.0, max_tokens=work.tokens, ignore_eos=True
@@ -134,7 +134,7 @@ def vllm_serve(work: Work) -> Callable[[], int]:
             *("--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
             *("--max-model-len", str(len(ids) + work.tokens)),
             *("--max-num-seqs", str(work.sequences), "--disable-uvicorn-access-log"),
-            *(() if work.is_compiled else ("--enforce-eager",)),
+            *(("--enforce-eager",) if work.is_eager else ()),
         ],
         stdout=sys.stderr,
     )
@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm/bin/python")
     parser.add_argument(
-        "--vllm-compile", action="store_true", help="let vLLM compile its forward (torch.compile)"
+        "--vllm-eager", action="store_true", help="vLLM without torch.compile, slower here"
     )
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--log", type=Path, default=Path(os.devnull))
@@ -315,7 +315,7 @@ def main() -> None:
             tokens=arguments.tokens,
             threads=arguments.threads,
             vllm=arguments.vllm,
-            is_compiled=arguments.vllm_compile,
+            is_eager=arguments.vllm_eager,
         )
         serve_rounds(arguments.contestant, work)
         return
