@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.evaluate import (
+    Floats,
     best_of_n,
     bootstrap,
     chance_hits,
@@ -107,6 +108,6 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
 
 def test_columns_are_resampled_together() -> None:
     ones = np.ones(20)
-    values = np.arange(20.0)
+    values: Floats = np.arange(20, dtype=np.float64)
     estimate = bootstrap([values, values], lambda a, b: float((a - b).sum()) + ones.size)
     assert (estimate.mean, estimate.low, estimate.high) == (20, 20, 20)
