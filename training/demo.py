@@ -16,7 +16,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--quick", action="store_true", help="seconds, tiny, learns nothing")
-    parser.add_argument("--docs", type=Path, help="page whose figures are to be written anew")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        help="page whose figures are to be written anew, with a picture beside it",
+    )
     arguments = parser.parse_args()
     # OpenMP's workers spin while they wait: beside another busy process, 40 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -24,6 +28,7 @@ def main() -> None:
 
     from dataclasses import replace
 
+    from training.demonstration.picture import draw_curves
     from training.demonstration.report import insert_figures
     from training.demonstration.run import refuse_published, run
     from training.demonstration.settings import DemoSettings
@@ -38,6 +43,7 @@ def main() -> None:
     if arguments.docs:
         page = arguments.docs.read_text(encoding="utf-8")
         arguments.docs.write_text(insert_figures(page, evaluation), encoding="utf-8")
+        draw_curves(evaluation, arguments.docs.with_suffix(".svg"))
 
 
 def _command(arguments: argparse.Namespace) -> str:

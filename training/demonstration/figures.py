@@ -1,6 +1,7 @@
 """What is chosen on the validation problems, and what is measured on the test problems."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from training.demonstration.staged import Staged
 from training.demonstration.stages import Groups
 from training.evaluate import (
     Estimate,
+    Group,
     best_of_n,
     chance_hits,
     fit_threshold,
@@ -82,6 +84,7 @@ def measure(staged: Staged, choice: Choice, test: Groups) -> dict[str, Any]:
             "reference_f1": round(choice.reference_validation_f1, 4),
         },
         "answers": _answer_figures(test, scores, likelihoods, count),
+        "curves": _curves(test, _aggregate("min", scores)),
         "steps": _step_figures(choice, test, scores, likelihoods),
     }
 
@@ -130,6 +133,37 @@ def _answer_figures(
     }
     return {
         name: mean_with_interval(values).as_dict() for name, values in (per_problem | gains).items()
+    }
+
+
+def _curves(test: Groups, scores: Sequence[Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Share of right answers with 1, 2, 4, … samples a problem, by how one is chosen.
+
+    A problem's samples are dealt into as many disjoint hands of k as there are, and its figure is
+    the mean over them.
+    """
+    count = len(test[0])
+    sizes = [1 << power for power in range(count.bit_length())]
+    chosen_by: dict[str, Callable[[Group, Sequence[float]], float]] = {
+        "any of them (oracle)": lambda group, _: oracle(group),
+        "weighted vote": weighted_vote,
+        "best by the PRM": best_of_n,
+        "majority": lambda group, _: majority(group),
+    }
+    return {
+        name: {
+            str(size): mean_with_interval(
+                [
+                    statistics.fmean(
+                        choose_one(group[at : at + size], row[at : at + size])
+                        for at in range(0, count - size + 1, size)
+                    )
+                    for group, row in zip(test, scores, strict=True)
+                ]
+            ).as_dict()
+            for size in sizes
+        }
+        for name, choose_one in chosen_by.items()
     }
 
 
