@@ -52,9 +52,9 @@ test-vllm: setup $(VLLM_VENV)/.done
 bench: setup $(VLLM_VENV)/.done
 	$(VENV)/bin/python benchmarks/sampling.py $(ARGS)
 
-# Trains the two bundled models anew into models/ and writes the figures in docs/.
+# Trains the two bundled models anew, into build/models, and measures them.
 demo: setup
-	$(VENV)/bin/python -m training.demo $(ARGS)
+	$(VENV)/bin/python -m training.demo --out build/models $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,10 +1,13 @@
 """Who writes the steps: policies in the engine process, and those of a policy server."""
 
+import logging
 from collections.abc import Mapping
 
-from prm.errors import UnknownModel
+from prm.errors import Unavailable, UnknownModel
 from search.generator import Generator
 from search.generators.openai_http import OpenAIServer
+
+logger = logging.getLogger(__name__)
 
 
 class Policies:
@@ -13,26 +16,41 @@ class Policies:
     def __init__(self, local: Mapping[str, Generator], remote: OpenAIServer | None) -> None:
         self._local = dict(local)
         self._remote = remote
+        # None until the policy server has answered once.
+        self._remote_names: list[str] | None = [] if remote is None else None
 
     async def get(self, name: str) -> Generator:
-        """The policy of this name. Raises UnknownModel, or Unavailable for a dead policy server."""
-        if self._remote is not None:
-            served = await self._remote.models()
-            if name in served:
-                return self._remote.generator(name)
+        """The policy of this name.
+
+        Raises UnknownModel, or Unavailable when the policy server is dead and may have served it.
+        """
+        try:
+            await self._ask_remote()
+        except Unavailable:
+            if self._remote_names is None or name in self._remote_names:
+                raise
+        if self._remote is not None and name in (self._remote_names or []):
+            return self._remote.generator(name)
         if name in self._local:
             return self._local[name]
-        known = sorted({*self._local, *(await self.remote_names())})
+        known = ", ".join(sorted({*self._local, *(self._remote_names or [])})) or "none"
         raise UnknownModel(
-            f"no policy named {name!r} is served here; there is {', '.join(known) or 'none'}",
-            param="policy",
+            f"no policy named {name!r} is served here; there is {known}", param="policy"
         )
 
     async def remote_names(self) -> list[str]:
-        """Models of the policy server. Raises Unavailable when it does not answer."""
-        return list(await self._remote.models()) if self._remote else []
+        """Models of the policy server; the last known ones while it does not answer."""
+        try:
+            await self._ask_remote()
+        except Unavailable as error:
+            logger.warning("%s", error)
+        return self._remote_names or []
 
     async def aclose(self) -> None:
         """Close the connections to the policy server."""
         if self._remote is not None:
             await self._remote.aclose()
+
+    async def _ask_remote(self) -> None:
+        if self._remote is not None:
+            self._remote_names = list(await self._remote.models())

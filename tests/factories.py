@@ -61,9 +61,7 @@ def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
             golden=(golden.model_copy(update={"raw": (0.0,) * len(STEPS)}),),
             family="implicit",
             beta=0.5,
-            reference=ModelRef(
-                name=POLICY, version="1", weights_sha256=policy.weights_sha256
-            ),
+            reference=ModelRef(name=POLICY, version="1", weights_sha256=policy.weights_sha256),
             step_separator="\n",
             threshold=0.5,
         ),

@@ -218,6 +218,9 @@ class EngineClient:
             case Ready():
                 self.ready = reply
                 self._set_state(EngineState.READY)
+                logger.info(
+                    "engine ready on %s in %s after %.1f s", reply.device, reply.dtype, reply.load_s
+                )
                 for pending in self._pending.values():
                     self._send(pending)
             case Refused(path=path, reason=reason):

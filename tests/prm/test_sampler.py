@@ -125,6 +125,12 @@ def test_length_and_context_end_a_text(sampler: Sampler) -> None:
     assert len(by_context.ids) <= 6
 
 
+def test_the_end_of_a_turn_can_be_ignored(sampler: Sampler) -> None:
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    found = sampler.generate([PROMPT] * 8, params, list(range(8)))
+    assert {(len(c.ids), c.finish_reason) for c in found} == {(60, "length")}
+
+
 def test_a_deadline_returns_what_is_there(sampler: Sampler) -> None:
     found = sampler.generate(
         [PROMPT] * 9, SamplingParams(max_tokens=200, seconds=0.02), list(range(9))
