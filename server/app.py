@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prm.errors import ModelFolderError
 from prm.registry import Registry
 from server.auth import KeyFile, Keys
-from server.errors import add_error_handlers
+from server.errors import ERROR_RESPONSES, add_error_handlers
 from server.limits import BodyLimit, Permits
 from server.routes import models, operations, score, search
 from server.services import Services
@@ -53,8 +53,9 @@ def create_app(
         [key.get_secret_value() for key in settings.api_keys], KeyFile(settings.keys_file)
     )
     add_error_handlers(app)
-    for routes in (score, search, models, operations):
-        app.include_router(routes.router)
+    for routes in (score, search, models):
+        app.include_router(routes.router, responses=ERROR_RESPONSES)
+    app.include_router(operations.router)
     Instrumentator(
         registry=services.telemetry.registry,
         should_group_status_codes=False,

@@ -23,6 +23,10 @@ from server.schemas.common import ErrorBody, ErrorDetail
 
 logger = logging.getLogger(__name__)
 
+# What the API's description says of every route that takes a request.
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 422, 429, 503)
+}
 CALLER_STATUS: dict[type[CallerError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
     UnknownModel: (404, "model_not_found"),

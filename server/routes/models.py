@@ -42,6 +42,15 @@ async def list_models(services: ServicesDep) -> ModelList:
     )
 
 
+@router.get("/v1/models/{name}")
+async def get_model(name: str, services: ServicesDep) -> ModelOut:
+    """One served model."""
+    for model in (await list_models(services)).data:
+        if model.id == name:
+            return model
+    raise UnknownModel(f"no model named {name!r} is served here", param="name")
+
+
 @router.get("/v1/prm/models")
 async def list_prms(services: ServicesDep) -> PrmList:
     """Every PRM with its versions."""

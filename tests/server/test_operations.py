@@ -25,6 +25,12 @@ def test_models_are_listed_in_openais_shape(http: httpx2.Client) -> None:
     }
 
 
+def test_one_model_can_be_asked_for(http: httpx2.Client) -> None:
+    assert http.get(f"/v1/models/{PRM}").json()["kind"] == "prm"
+    missing = http.get("/v1/models/nope")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_prms_are_listed_with_their_versions(http: httpx2.Client) -> None:
     (prm,) = http.get("/v1/prm/models").json()["data"]
     assert (prm["id"], prm["family"], prm["live"]) == (PRM, "implicit", "1")
@@ -40,6 +46,9 @@ def test_health_and_docs_answer(http: httpx2.Client) -> None:
     assert "swagger" in http.get("/docs").text.lower()
     paths = http.get("/openapi.json").json()["paths"]
     assert {"/v1/prm/score", "/v1/search", "/v1/models", "/v1/prm/models"} <= set(paths)
+    described = paths["/v1/prm/score"]["post"]["responses"]
+    assert {"200", "400", "401", "404", "413", "422", "429", "503"} <= set(described)
+    assert described["422"]["content"]["application/json"]["schema"]["$ref"].endswith("ErrorBody")
 
 
 def test_every_answer_has_a_request_id(http: httpx2.Client) -> None:
