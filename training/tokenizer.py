@@ -7,7 +7,7 @@ whatever stands around it, so a text's tokens never depend on what follows it.
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 END, USER, ASSISTANT, SYSTEM, PAD = (
@@ -37,6 +37,9 @@ def byte_tokenizer() -> Tokenizer:
     """
     letters = _byte_letters()
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    # transformers 5 reads every Qwen2 folder with a class of its own, which normalises to NFC
+    # whatever the file says; so that all readers agree, the file says so too.
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
@@ -51,6 +54,8 @@ def save_tokenizer(folder: Path, *, context_limit: int) -> None:
         tokenizer_object=byte_tokenizer(),
         eos_token=END,
         pad_token=PAD,
+        # That class adds an <|endoftext|> beyond the vocabulary unless another token is named.
+        unk_token=PAD,
         chat_template=CHAT_TEMPLATE,
         model_max_length=context_limit,
         clean_up_tokenization_spaces=False,

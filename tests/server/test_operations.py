@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import httpx2
@@ -57,24 +58,20 @@ def test_every_answer_has_a_request_id(http: httpx2.Client) -> None:
 
 
 def test_metrics_count_requests_tokens_and_steps_by_version(http: httpx2.Client) -> None:
-    def read() -> dict[tuple[str, ...], float]:
-        families = text_string_to_metric_families(http.get("/metrics").text)
-        return {
-            (
-                s.name,
-                *(s.labels.get(k, "") for k in ("model", "version", "kind", "handler")),
-            ): s.value
-            for family in families
-            for s in family.samples
-            if not s.name.endswith("_bucket")
-        }
+    def read() -> defaultdict[tuple[str, ...], float]:
+        totals: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        for family in text_string_to_metric_families(http.get("/metrics").text):
+            for s in family.samples:
+                keys = ("model", "version", "kind", "handler")
+                totals[(s.name, *(s.labels.get(key, "") for key in keys))] += s.value
+        return totals
 
     before = read()
     http.post("/v1/prm/score", json=SCORE).raise_for_status()
     after = read()
 
     def grown(*key: str) -> float:
-        return after[key] - before.get(key, 0)
+        return after[key] - before[key]
 
     assert grown("rung_scored_steps_total", PRM, "1", "", "") == 1
     assert grown("rung_tokens_total", PRM, "1", "prompt", "") == 11
