@@ -51,7 +51,10 @@ class ChatTokenizer:
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        # As transformers sets it up, but for `strftime_now`: a score must not depend on the date.
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _raise_template_error
         environment.filters["tojson"] = lambda value, indent=None: json.dumps(
             value, ensure_ascii=False, indent=indent
@@ -124,8 +127,11 @@ def _template_source(folder: Path, config: dict[str, Any]) -> str:
     beside = folder / "chat_template.jinja"
     if beside.is_file():
         return beside.read_text(encoding="utf-8")
-    if isinstance(config.get("chat_template"), str):
-        return str(config["chat_template"])
+    inside = config.get("chat_template")
+    if isinstance(inside, list):
+        inside = {entry.get("name"): entry.get("template") for entry in inside}.get("default")
+    if isinstance(inside, str):
+        return inside
     raise ModelFolderError(beside, "no chat template, here or in tokenizer_config.json")
 
 

@@ -1,5 +1,6 @@
 """The manifest of a published version: everything about it that its weights do not say."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -110,5 +111,13 @@ class ModelVersion:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the weights: what a `ModelRef` pins."""
-        return self.manifest.files["model.safetensors"].sha256
+        """Hash of the weights: what a `ModelRef` pins. Of shards, the hash of their hashes."""
+        weights = {
+            name: record.sha256
+            for name, record in sorted(self.manifest.files.items())
+            if name.endswith(".safetensors")
+        }
+        if len(weights) == 1:
+            return next(iter(weights.values()))
+        lines = "".join(f"{sha256}  {name}\n" for name, sha256 in weights.items())
+        return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Model versions on disk: what a folder must hold, and how one is published and verified.
 
-    models/<name>/<version>/  manifest.json  model.safetensors  config.json  tokenizer files  STABLE
+    models/<name>/<version>/  manifest.json  *.safetensors  config.json  tokenizer files  STABLE
     models/<name>/live.json   {"live": "<version>"}
 
 A folder without STABLE (written last) does not exist for us. Names and versions come from listing
@@ -32,7 +32,9 @@ from prm.manifest import (
 MANIFEST = "manifest.json"
 STABLE = "STABLE"
 LIVE = "live.json"
-REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+# Weights lie in one file, or in shards that an index lists.
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Formats that run code when they are loaded.
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 CODE_SUFFIXES = (".py", ".so")
@@ -93,7 +95,7 @@ def load_version(folder: Path) -> ModelVersion:
     differs, a pickle or a program where only data may lie, a manifest that does not fit its config.
     """
     version = read_version(folder)
-    for name in sorted({*REQUIRED_FILES, *version.manifest.files}):
+    for name in sorted({*REQUIRED_FILES, *_weight_files(folder), *version.manifest.files}):
         _check_file(folder, name, version.manifest.files)
     return version
 
@@ -162,6 +164,16 @@ def _refuse_code(folder: Path) -> None:
             raise ModelFolderError(path, "a model folder holds data only; remote code is never run")
 
 
+def _weight_files(folder: Path) -> set[str]:
+    """The files that the weights must lie in."""
+    if not (folder / INDEX).is_file():
+        return {WHOLE}
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelFolderError(folder / INDEX, "field weight_map: not a table of shards")
+    return {INDEX, *map(str, shards.values())}
+
+
 def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> None:
     path = folder / name
     if Path(name).name != name:
@@ -222,9 +234,9 @@ def _resolve_reference(
     reference = known.get(key) or load_version(root / pinned.name / pinned.version)
     if reference.weights_sha256 != pinned.weights_sha256:
         raise ModelFolderError(
-            reference.folder / "model.safetensors",
-            f"is not the reference that {version.key} was trained against: SHA-256 "
-            f"{reference.weights_sha256[:12]}…, wanted {pinned.weights_sha256[:12]}…",
+            reference.folder,
+            f"is not the reference that {version.key} was trained against: the SHA-256 of its "
+            f"weights is {reference.weights_sha256[:12]}…, wanted {pinned.weights_sha256[:12]}…",
         )
     return reference
 

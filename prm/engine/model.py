@@ -32,6 +32,7 @@ class CausalLM:
         self.head: Float[Tensor, "vocab size"] = model.lm_head.weight
         self.device = self.head.device
         self.context_limit = int(model.config.max_position_embeddings)
+        self.eos_ids = _eos_ids(model)
 
     @classmethod
     def load(
@@ -111,6 +112,16 @@ class CausalLM:
         )
         counts = [len(s) - start for s, start in zip(ids, first, strict=True)]
         return list(torch.split(flat, counts))
+
+
+def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end a turn by the folder's generation_config.json, else by its config."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    if named is None:
+        named = getattr(model.config, "eos_token_id", None)
+    if named is None:
+        return frozenset()
+    return frozenset([named] if isinstance(named, int) else named)
 
 
 def _check_supported(folder: Path, config: object) -> None:

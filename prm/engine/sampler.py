@@ -61,22 +61,23 @@ class Draft:
     number: int = 0
     ids: list[int] = field(default_factory=list)
     completion: Completion | None = None
-    _uniforms: list[float] = field(default_factory=list)
+    _random: np.random.Generator | None = None
     _stream: DecodeStream | None = None
     _text: str = ""
     _arrived_s: float = field(default_factory=time.perf_counter)
 
     def uniform(self) -> float:
         """The number in [0, 1) that decides the next token."""
-        if not self._uniforms:
-            random = np.random.Generator(np.random.Philox(self.seed))
-            self._uniforms = random.random(self.params.max_tokens).tolist()
-        return self._uniforms[len(self.ids)]
+        if self._random is None:
+            self._random = np.random.Generator(np.random.Philox(self.seed))
+        return float(self._random.random())
 
-    def take(self, token: int, tokenizer: ChatTokenizer, context_limit: int) -> None:
+    def take(
+        self, token: int, tokenizer: ChatTokenizer, *, ends_turn: bool, context_limit: int
+    ) -> None:
         """Append a token; sets `completion` when it was the last one."""
         self.ids.append(token)
-        if token == tokenizer.eos_id and not self.params.ignore_eos:
+        if ends_turn and not self.params.ignore_eos:
             self._finish("eos", tokenizer.decode(self.ids))
             return
         if self._stop_found(token, tokenizer):
@@ -127,6 +128,8 @@ class Sampler:
     def __init__(self, model: CausalLM, tokenizer: ChatTokenizer, *, max_batch: int = 64) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        # A model may end its turn by any of several tokens, of which the tokenizer names one.
+        self._eos_ids = model.eos_ids | {tokenizer.eos_id}
         self._cache = model.new_cache(max_batch)
         self._waiting: deque[Draft] = deque()
         self._running: list[Draft] = []
@@ -219,7 +222,12 @@ class Sampler:
         ).tolist()
         self._last_ids[-len(drafts) :] = tokens
         for draft, token in zip(drafts, tokens, strict=True):
-            draft.take(token, self._tokenizer, self._model.context_limit)
+            draft.take(
+                token,
+                self._tokenizer,
+                ends_turn=token in self._eos_ids,
+                context_limit=self._model.context_limit,
+            )
         done = [draft for draft in drafts if draft.completion is not None]
         if done:
             self._keep([draft.completion is None for draft in self._running])

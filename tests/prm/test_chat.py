@@ -1,5 +1,6 @@
 """Our torch-free tokenizer gives the same ids as transformers' own."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_a_template_that_refuses_is_the_callers_error(tmp_path: Path, folder: Pa
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no such turn') }}")
     with pytest.raises(InvalidInput, match="no such turn"):
         ChatTokenizer(tmp_path).encode_prompt([Message(role="user", content="hi")])
+
+
+def test_an_older_folder_keeps_its_templates_by_name(
+    tmp_path: Path, folder: Path, ours: ChatTokenizer
+) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    path = tmp_path / "tokenizer_config.json"
+    named = [{"name": "rag", "template": "x"}, {"name": "default", "template": template}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
+    hello = [Message(role="user", content="hi")]
+    assert ChatTokenizer(tmp_path).encode_prompt(hello) == ours.encode_prompt(hello)
 
 
 def test_a_template_cannot_reach_python(tmp_path: Path, folder: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
+from prm.engine.model import CausalLM
 from prm.errors import ModelFolderError
 from prm.manifest import PrmManifest
 from prm.registry import Registry, load_version, publish
@@ -110,6 +112,24 @@ def test_a_version_is_never_published_twice(root: Path, tmp_path: Path) -> None:
     staged = shutil.copytree(version.folder, tmp_path / "staged")
     with pytest.raises(FileExistsError, match="already published"):
         publish(root, staged, version.manifest)
+
+
+def test_weights_in_shards_are_one_version(root: Path, tmp_path: Path) -> None:
+    whole = load_version(root / POLICY / "1")
+    staged = shutil.copytree(whole.folder, tmp_path / "staged")
+    for name in ("STABLE", "model.safetensors"):
+        (staged / name).unlink()
+    AutoModelForCausalLM.from_pretrained(whole.folder).save_pretrained(
+        staged, max_shard_size="10KB"
+    )
+    sharded = publish(root, staged, whole.manifest.model_copy(update={"version": "2"}))
+    assert len(list(sharded.folder.glob("*.safetensors"))) > 1
+    assert sharded.weights_sha256 != whole.weights_sha256
+    ours, theirs = (CausalLM.load(v.folder).logprobs([[1, 2, 3]], [1]) for v in (sharded, whole))
+    assert ours[0].tolist() == theirs[0].tolist()
+    next(sharded.folder.glob("*-00002-of-*.safetensors")).unlink()
+    with pytest.raises(ModelFolderError, match=r"model-00002-of-.*\.safetensors: missing"):
+        load_version(sharded.folder)
 
 
 def test_publishing_moves_the_pointer(root: Path, tmp_path: Path) -> None:

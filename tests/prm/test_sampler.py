@@ -1,5 +1,7 @@
 """Batched sampling: the right distribution, the right end, and no influence of one on another."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,20 @@ def test_length_and_context_end_a_text(sampler: Sampler) -> None:
     by_context = sampler.generate([almost_full], SamplingParams(max_tokens=100), [0])[0]
     assert by_context.finish_reason in ("context", "eos")
     assert len(by_context.ids) <= 6
+
+
+def test_any_of_a_models_end_tokens_ends_a_turn(
+    folder: Path, tokenizer: ChatTokenizer, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "generation_config.json"
+    listed = json.loads(path.read_text()) | {"eos_token_id": [*range(100)]}
+    path.write_text(json.dumps(listed))
+    sampler = Sampler(CausalLM.load(copy), tokenizer)
+    found = sampler.generate([PROMPT] * 20, SamplingParams(max_tokens=60), list(range(20)))
+    for completion in found:
+        assert not set(completion.ids[:-1]) & {*range(100), 256}
+    assert any(c.ids[-1] < 100 for c in found if c.finish_reason == "eos")
 
 
 def test_the_end_of_a_turn_can_be_ignored(sampler: Sampler) -> None:
