@@ -51,7 +51,8 @@ class ChatTokenizer:
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        # As transformers sets it up, but for `strftime_now`: a score must not depend on the date.
+        # As transformers does, but without `strftime_now` (a score must not depend on the date) and
+        # without the `generation` tag (it marks text for training).
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -83,6 +84,8 @@ class ChatTokenizer:
             rendered = self._template.render(
                 messages=[{"role": m.role, "content": m.content} for m in messages],
                 add_generation_prompt=True,
+                tools=None,
+                documents=None,
                 **self._template_variables,
             )
         except jinja2.TemplateError as error:
@@ -116,10 +119,14 @@ class ChatTokenizer:
 
 def _load_tokenizer(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     # The binding raises a bare Exception for a missing and for a broken file alike.
     except Exception as error:
         raise ModelFolderError(path, f"not a readable tokenizer: {error}") from error
+    # Left behind by a training run, they would cut texts in silence.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _template_source(folder: Path, config: dict[str, Any]) -> str:

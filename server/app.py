@@ -50,7 +50,9 @@ def create_app(
     app.state.services = services
     app.state.permits = Permits(settings.max_in_flight, services.telemetry)
     app.state.keys = Keys(
-        [key.get_secret_value() for key in settings.api_keys], KeyFile(settings.keys_file)
+        [key.get_secret_value() for key in settings.api_keys],
+        KeyFile(settings.keys_file),
+        is_loopback=settings.is_loopback,
     )
     add_error_handlers(app)
     for routes in (score, search, models):

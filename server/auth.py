@@ -7,6 +7,7 @@ A key has full entropy, so a password hash would only cost time. Keys come from 
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import time
@@ -19,6 +20,8 @@ from pydantic import BaseModel, TypeAdapter
 from prm.files import write_durably
 
 Scope = Literal["score", "search", "train", "admin"]
+logger = logging.getLogger(__name__)
+
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 KEY_PREFIX = "rung-"
 
@@ -90,9 +93,13 @@ class KeyFile:
 
 
 class Keys:
-    """Recognises callers by their key."""
+    """Recognises callers by their key.
 
-    def __init__(self, from_settings: Iterable[str], file: KeyFile) -> None:
+    Whether keys are asked for is settled when the server starts: off loopback always, on loopback
+    when there are any. Revoking the last key locks a server; it never opens one.
+    """
+
+    def __init__(self, from_settings: Iterable[str], file: KeyFile, *, is_loopback: bool) -> None:
         self._fixed = [
             KeyRecord(
                 id=f"env-{number}",
@@ -105,12 +112,9 @@ class Keys:
         ]
         self._file = file
         self._stamp = -1
-        self._known: list[KeyRecord] = []
-
-    @property
-    def exist(self) -> bool:
-        """Whether there is any key; without one the server asks for none."""
-        return bool(self._all())
+        self._from_file: list[KeyRecord] = []
+        self.exist = bool(self._all())
+        self.are_required = self.exist or not is_loopback
 
     def find(self, key: str) -> KeyRecord | None:
         """The record of this key, or None."""
@@ -124,9 +128,13 @@ class Keys:
 
     def _all(self) -> list[KeyRecord]:
         if (stamp := self._file.stamp) != self._stamp:
-            self._known = [*self._fixed, *self._file.list()]
+            try:
+                self._from_file = self._file.list()
+            except (OSError, ValueError) as error:
+                # Half written or not ours to read: the keys known so far stay.
+                logger.warning("the keys file cannot be read: %s", type(error).__name__)
             self._stamp = stamp
-        return self._known
+        return [*self._fixed, *self._from_file]
 
 
 def _hash(key: str) -> str:

@@ -37,7 +37,7 @@ def _require(scope: Scope) -> Callable[..., None]:
     ) -> None:
         keys = request.app.state.keys
         assert isinstance(keys, Keys)
-        if not keys.exist:
+        if not keys.are_required:
             return
         if credentials is None:
             raise NotAuthenticated("send an API key: Authorization: Bearer KEY")

@@ -18,7 +18,11 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings) -> int:
     """Serve; returns the exit code: 0 after a stop, 2 for what must not be served."""
     configure_logging(settings.log_format)
-    keys = Keys([key.get_secret_value() for key in settings.api_keys], KeyFile(settings.keys_file))
+    keys = Keys(
+        [key.get_secret_value() for key in settings.api_keys],
+        KeyFile(settings.keys_file),
+        is_loopback=settings.is_loopback,
+    )
     if not settings.is_loopback and not keys.exist:
         return _refuse(
             f"binding {settings.host} without API keys would let anyone in; set RUNG_API_KEYS, or "

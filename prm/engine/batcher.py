@@ -1,4 +1,8 @@
-"""Which reads go into the next forward: first come, first served, up to a token budget."""
+"""Which reads go into the next forward: first come, first served, up to a token budget.
+
+The budget is on rows times the longest: attention pads its rows, so one long read beside many short
+ones would cost as much as many long ones.
+"""
 
 from collections import deque
 from collections.abc import Iterable
@@ -35,25 +39,32 @@ class ReadQueue:
         self._waiting = deque(entry for entry in self._waiting if entry.request != request)
 
     def next_batch(self) -> list[QueuedRead]:
-        """The oldest read and the following ones for the same model that fit the token budget.
+        """The oldest read and those after it, for the same model and of a similar length, that fit.
 
-        A read longer than the budget goes alone. Reads for other models keep their place.
+        A read longer than the budget goes alone. All others keep their place.
         """
         if not self._waiting:
             return []
         model = self._waiting[0].read.model
+        longest = len(self._waiting[0].read.ids)
         batch: list[QueuedRead] = []
         passed: list[QueuedRead] = []
-        tokens = 0
         while self._waiting:
             entry = self._waiting.popleft()
-            if entry.read.model != model:
+            length = len(entry.read.ids)
+            if entry.read.model != model or _is_unlike(length, longest):
                 passed.append(entry)
                 continue
-            if batch and tokens + len(entry.read.ids) > self._token_budget:
+            if batch and (len(batch) + 1) * max(longest, length) > self._token_budget:
                 self._waiting.appendleft(entry)
                 break
             batch.append(entry)
-            tokens += len(entry.read.ids)
+            longest = max(longest, length)
         self._waiting.extendleft(reversed(passed))
         return batch
+
+
+def _is_unlike(length: int, longest: int) -> bool:
+    """Whether padding these to one length would waste more than half of the work."""
+    shorter, longer = sorted((length, longest))
+    return longer > 64 and longer > 2 * shorter

@@ -95,6 +95,8 @@ def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path)
     threads = options.threads or max(1, (os.cpu_count() or 2) - 1)
     return [
         sys.executable,
+        # Not from the current directory: a torch.py lying there is not torch.
+        "-P",
         "-m",
         "prm.engine.worker",
         f"--socket={socket_path}",

@@ -118,13 +118,32 @@ def test_keys_are_asked_for_where_there_are_keys(tiny_models: Path, tmp_path: Pa
 
 def test_the_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys.json")
-    keys = Keys([], file)
-    assert not keys.exist
+    keys = Keys([], file, is_loopback=True)
+    assert not keys.are_required
+    assert Keys([], file, is_loopback=False).are_required
     key = file.create("a", ["search"])
     record = keys.find(key)
     assert record is not None
     assert record.allows("search")
     assert not record.allows("admin")
+    (tmp_path / "keys.json").write_text("[{")
+    assert keys.find(key) is not None
+
+
+def test_revoking_the_last_key_locks_the_server(tiny_models: Path, tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    key = file.create("only", ["score"])
+    with rung_serve(tiny_models, RUNG_KEYS_FILE=str(tmp_path / "keys.json")) as server:
+
+        def status() -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx2.get(f"{server.url}/v1/models", headers=headers).status_code
+
+        assert status() == 200
+        assert file.revoke(file.list()[0].id)
+        assert status() == 401
+        (tmp_path / "keys.json").unlink()
+        assert status() == 401
 
 
 def serve(models: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
