@@ -18,9 +18,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
+    ErrorReply,
     LogprobsReply,
     LogprobsRequest,
     Ready,
@@ -122,6 +125,7 @@ class EngineClient:
 
     async def logprobs(self, reads: Sequence[LogprobRead]) -> LogprobsReply:
         """Float32 log-probs for each read. Raises Unavailable, EngineDied."""
+        assert reads, "nothing to read"
         request = LogprobsRequest(id=next(self._ids), reads=tuple(reads))
         pending = self._submit(request)
         try:
@@ -193,6 +197,9 @@ class EngineClient:
             self.restarts += 1
             self._drop_twice_tried()
             short_lives = short_lives + 1 if time.monotonic() - started < SHORT_LIFE_S else 0
+            if short_lives > MAX_ATTEMPTS:
+                # Nobody waits for an engine that keeps dying.
+                self._fail_all(EngineDied("the engine keeps dying; see the server's log"))
             logger.warning("the engine process ended; starting another (%d so far)", self.restarts)
             await asyncio.sleep(min(LONGEST_BACKOFF_S, 0.1 * 2**short_lives) if short_lives else 0)
 
@@ -212,6 +219,8 @@ class EngineClient:
                 self._deliver(parse_reply(await engine.reader.readexactly(length)))
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+        except ValidationError as error:
+            logger.error("the engine sent a frame that makes no sense: %s", error.title)
 
     def _deliver(self, reply: Reply) -> None:
         match reply:
@@ -229,6 +238,9 @@ class EngineClient:
                 self._fail_all(Unavailable("the engine refused its models; see the server's log"))
                 if self._on_refusal is not None:
                     self._on_refusal(self.refusal)
+            case ErrorReply(id=number, message=message):
+                if number in self._pending:
+                    self._pending.pop(number).replies.put_nowait(Unavailable(message))
             case LogprobsReply(id=number):
                 if number in self._pending:
                     self._pending.pop(number).replies.put_nowait(reply)

@@ -100,8 +100,17 @@ class SampleReply:
     type: Literal["sample"] = "sample"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorReply:
+    """The request could not be computed; the engine itself goes on."""
+
+    id: int
+    message: str
+    type: Literal["error"] = "error"
+
+
 Request = LogprobsRequest | SampleRequest | CancelRequest
-Reply = Ready | Refused | LogprobsReply | SampleReply
+Reply = Ready | Refused | LogprobsReply | SampleReply | ErrorReply
 
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 _replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

@@ -9,6 +9,8 @@ other: a short score waits for one token of a long generation, never for the who
 
 import argparse
 import ctypes
+import logging
+import math
 import queue
 import signal
 import socket
@@ -27,6 +29,7 @@ from prm.engine.golden import check_golden
 from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
+    ErrorReply,
     LogprobsReply,
     LogprobsRequest,
     Ready,
@@ -44,7 +47,10 @@ from prm.errors import ModelFolderError
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import read_version
 
+logger = logging.getLogger(__name__)
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+NOT_FINITE = "the model computed a log-prob that is no finite number; its weights are unusable here"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,12 +152,17 @@ class Worker:
                     sampler.cancel(number)
 
     def _score_batch(self) -> None:
-        batch = self._reads.next_batch()
-        if not batch:
-            return
+        if batch := self._reads.next_batch():
+            self._run_batch(batch)
+
+    def _run_batch(self, batch: Sequence[QueuedRead]) -> None:
         started = time.perf_counter()
         model = self._models[batch[0].read.model]
-        outputs = model.logprobs([e.read.ids for e in batch], [e.read.first for e in batch])
+        try:
+            outputs = model.logprobs([e.read.ids for e in batch], [e.read.first for e in batch])
+        except (RuntimeError, IndexError) as error:
+            self._fail_batch(batch, error)
+            return
         rows = [tuple(output.tolist()) for output in outputs]
         took_ms = 1e3 * (time.perf_counter() - started)
         touched = {entry.request for entry in batch}
@@ -167,6 +178,9 @@ class Worker:
         for number in touched:
             if self._pending[number].missing == 0:
                 done = self._pending.pop(number)
+                if not all(math.isfinite(value) for row in done.outputs for value in row):
+                    self._send(ErrorReply(id=number, message=NOT_FINITE))
+                    continue
                 self._send(
                     LogprobsReply(
                         id=number,
@@ -175,6 +189,22 @@ class Worker:
                         inference_ms=done.inference_ms,
                     )
                 )
+
+    def _fail_batch(self, batch: Sequence[QueuedRead], error: Exception) -> None:
+        """Out of memory, or ids that the model has no rows for: tell whoever is concerned.
+
+        In a batch of several requests it may be one alone that fails: they are tried one by one.
+        """
+        requests = list(dict.fromkeys(entry.request for entry in batch))
+        if len(requests) > 1:
+            for number in requests:
+                self._run_batch([entry for entry in batch if entry.request == number])
+            return
+        logger.error("a scoring batch failed: %s", error)
+        self._reads.drop(requests[0])
+        self._pending.pop(requests[0])
+        message = f"the model could not compute it ({type(error).__name__})"
+        self._send(ErrorReply(id=requests[0], message=message))
 
     def _send_finished(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
@@ -231,6 +261,14 @@ def main() -> None:
         )
     except ModelFolderError as error:
         connection.sendall(reply_frame(Refused(path=str(error.path), reason=error.reason)))
+        sys.exit(2)
+    # No such device, no memory for the weights, an architecture that transformers does not know:
+    # the next start would end the same way, so it is said instead of tried for ever.
+    except Exception as error:
+        logger.exception("the models could not be loaded")
+        reason = f"cannot be loaded on {arguments.device}: {type(error).__name__}: {error}"
+        path = str(arguments.folders[0].parent.parent)
+        connection.sendall(reply_frame(Refused(path=path, reason=reason.splitlines()[0])))
         sys.exit(2)
     some_model = next(iter(models.values()))
     connection.sendall(

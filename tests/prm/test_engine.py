@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from prm.engine.client import EngineClient, EngineState
 from prm.engine.messages import SampleReply, SampleRequest
@@ -148,6 +149,50 @@ async def test_a_golden_score_that_is_not_reproduced_is_refused(
         assert len(refused) == 1
         with pytest.raises(Unavailable):
             await client.logprobs([READ])
+    finally:
+        await client.close()
+
+
+async def test_a_read_that_cannot_be_computed_fails_alone(tiny_models: Path) -> None:
+    beyond = LogprobRead(model=f"{PRM}@1", ids=(1, 2, 100_000, 3), first=1)
+    async with running(tiny_models) as client:
+        (expected,) = (await client.logprobs([READ])).outputs
+        answers = await asyncio.gather(
+            *[client.logprobs([read]) for read in (READ, READ, beyond, READ)],
+            return_exceptions=True,
+        )
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert len(failed) == 1
+        assert "could not compute" in str(failed[0])
+        for answer in answers:
+            if not isinstance(answer, BaseException):
+                assert answer.outputs[0] == pytest.approx(expected, abs=1e-5)
+        assert client.restarts == 0
+
+
+async def test_weights_that_give_no_numbers_are_refused(tiny_models: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_models, tmp_path / "models")
+    folder = root / PRM / "1"
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    client = EngineClient([root / POLICY / "1", folder], EngineOptions(threads=1))
+    client.start()
+    try:
+        with pytest.raises(ModelFolderError, match=r"golden score 0, number 0: .* computes nan"):
+            await client.wait_settled()
+    finally:
+        await client.close()
+
+
+async def test_a_device_that_is_not_there_is_refused(tiny_models: Path) -> None:
+    folders = [version.folder for version in Registry.open(tiny_models)]
+    client = EngineClient(folders, EngineOptions(device="cuda:7"))
+    client.start()
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(ModelFolderError, match="cannot be loaded on cuda:7"):
+                await client.wait_settled()
     finally:
         await client.close()
 
