@@ -39,19 +39,21 @@ def normalise(answer: str) -> str:
     >>> normalise(" **1,024.0**. "), normalise("$-0$")
     ('1024', '0')
     """
-    answer = answer.strip().rstrip(".").strip("*$ \t").strip()
+    answer = answer.strip(" \t\r\n*$").rstrip(".*$ \t")
     if answer and _NUMBER.fullmatch(answer):
         try:
             number = Decimal(answer.replace(",", ""))
         except InvalidOperation:
             return answer
-        text = format(number.normalize(), "f")
-        return "0" if text == "-0" else text
+        text = format(number, "f")
+        if "." in text:
+            text = text.rstrip("0").rstrip(".")
+        return "0" if text in ("-0", "") else text.removeprefix("+")
     return answer
 
 
 def count_votes(candidates: Sequence[Candidate]) -> list[Vote]:
-    """Votes for each distinct answer, most votes first; equal counts by weight, then by first seen.
+    """Votes for each distinct answer, most votes first; among equals the first seen.
 
     The weight is the sum of the candidates' scores, None when nothing was scored.
     """
@@ -68,7 +70,8 @@ def count_votes(candidates: Sequence[Candidate]) -> list[Vote]:
         )
         for answer, group in groups.items()
     ]
-    return sorted(votes, key=lambda vote: (-vote.count, -(vote.weight or 0.0)))
+    # By count alone: this is the baseline that a PRM is held against, so it takes no part.
+    return sorted(votes, key=lambda vote: -vote.count)
 
 
 def _last_boxed(text: str) -> str | None:

@@ -12,11 +12,19 @@ EndedBy = Literal["stop", "separator", "eos", "length", "deadline"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """Continue `prefix` once. `number` tells the answers apart, `seed` makes them repeatable."""
+    """Continue `prefix` once. `number` tells the answers apart, `seed` makes them repeatable.
+
+    `max_tokens` bounds the new text; None leaves it to the call's own bound.
+    """
 
     number: int
     prefix: Prefix
     seed: int
+    max_tokens: int | None = None
+
+    def limit(self, params: "GenerateParams") -> int:
+        """Tokens that may be written for this want."""
+        return params.max_tokens if self.max_tokens is None else self.max_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

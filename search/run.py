@@ -86,13 +86,21 @@ class SearchRun:
         self._generate_s = 0.0
         self._score_s = 0.0
 
+    def can_pay(self, candidates: int) -> bool:
+        """Whether the token budget still pays at least one token for each of so many."""
+        share = self.meter.share(candidates)
+        return share is None or share >= 1
+
     async def write(
-        self, parents: Sequence[Candidate | None], *, max_tokens: int, one_step: bool
+        self, parents: Sequence[Candidate | None], *, one_step: bool
     ) -> AsyncGenerator[Candidate]:
         """One new candidate per parent (None: from the start), as each one ends.
 
-        With `one_step` a candidate stops after the step separator; otherwise at its end.
+        With `one_step` a candidate stops after the step separator; otherwise at its end. Each may
+        write what its own limit and its equal share of the token budget leave; one that the budget
+        cuts ends as "budget" and so does the search.
         """
+        share = self.meter.share(len(parents))
         first = len(self.tree)
         self.tree.extend(
             Candidate(
@@ -108,13 +116,14 @@ class SearchRun:
                 number=first + place,
                 prefix=parent.prefix if parent else Candidate(index=0).prefix,
                 seed=derive_seed(self.sampling.seed, self.rounds, place),
+                max_tokens=self._limit(parent, share),
             )
             for place, parent in enumerate(parents)
         ]
         params = GenerateParams(
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
-            max_tokens=max_tokens,
+            max_tokens=self.sampling.max_tokens,
             stop=self.sampling.stop,
             keep_stop=(self.step_separator,) if one_step else (),
             seconds=self.meter.seconds_left,
@@ -124,7 +133,7 @@ class SearchRun:
         written = self._generator.generate(self.problem.messages, wants, params)
         async with aclosing(written) as stream:
             async for piece in stream:
-                yield self._take(piece)
+                yield self._take(piece, share)
         self._generate_s += time.perf_counter() - started
 
     async def score(
@@ -186,23 +195,32 @@ class SearchRun:
             score_ms=1e3 * self._score_s,
         )
 
-    def _take(self, written: Written) -> Candidate:
+    def _limit(self, parent: Candidate | None, share: int | None) -> int:
+        left = self.sampling.max_tokens - (parent.tokens if parent else 0)
+        limit = left if share is None else min(left, share)
+        assert limit >= 1, "nobody asks for a candidate that may write nothing"
+        return limit
+
+    def _take(self, written: Written, share: int | None) -> Candidate:
         """Book what was written and make it a candidate."""
         self.meter.generated_tokens += written.tokens
+        draft = self.tree[written.number]
+        tokens = draft.tokens + written.tokens
         self._prompt_tokens = written.prompt_tokens
         finish: FinishReason | None = None
         match written.ended_by:
             case "eos" | "stop":
                 finish = "stop"
+            case "length" if written.tokens == share and tokens < self.sampling.max_tokens:
+                finish, self.stopped_by = "budget", "budget.tokens"
             case "length":
                 finish = "length"
             case "deadline":
-                finish = "budget"
-        draft = self.tree[written.number]
+                finish, self.stopped_by = "budget", "budget.seconds"
         candidate = replace(
             draft,
             prefix=written.prefix,
-            tokens=draft.tokens + written.tokens,
+            tokens=tokens,
             answer=extract_answer(written.prefix.text) if finish else None,
             finish_reason=finish,
         )

@@ -282,4 +282,5 @@ def _without(request: SampleRequest, number: int) -> SampleRequest:
         numbers=request.numbers[:place] + request.numbers[place + 1 :],
         prompts=request.prompts[:place] + request.prompts[place + 1 :],
         seeds=request.seeds[:place] + request.seeds[place + 1 :],
+        max_tokens=request.max_tokens[:place] + request.max_tokens[place + 1 :],
     )

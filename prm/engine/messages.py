@@ -33,7 +33,7 @@ class LogprobsRequest:
 class SampleRequest:
     """Write one completion per prompt; one reply each, as it ends. `numbers` name them.
 
-    The other fields are those of `SamplingParams`.
+    One of each per prompt; the other fields are those of `SamplingParams`.
     """
 
     id: int
@@ -41,9 +41,9 @@ class SampleRequest:
     numbers: tuple[int, ...]
     prompts: tuple[tuple[int, ...], ...]
     seeds: tuple[int, ...]
+    max_tokens: tuple[int, ...]
     temperature: float
     top_p: float
-    max_tokens: int
     stop: tuple[str, ...]
     keep_stop: tuple[str, ...]
     seconds: float | None

@@ -125,17 +125,21 @@ class Worker:
                     for index, read in enumerate(reads)
                 )
             case SampleRequest():
-                params = SamplingParams(
-                    temperature=request.temperature,
-                    top_p=request.top_p,
-                    max_tokens=request.max_tokens,
-                    stop=request.stop,
-                    keep_stop=request.keep_stop,
-                    seconds=request.seconds,
-                )
-                for number, prompt, seed in zip(
-                    request.numbers, request.prompts, request.seeds, strict=True
+                for number, prompt, seed, max_tokens in zip(
+                    request.numbers,
+                    request.prompts,
+                    request.seeds,
+                    request.max_tokens,
+                    strict=True,
                 ):
+                    params = SamplingParams(
+                        temperature=request.temperature,
+                        top_p=request.top_p,
+                        max_tokens=max_tokens,
+                        stop=request.stop,
+                        keep_stop=request.keep_stop,
+                        seconds=request.seconds,
+                    )
                     self._samplers[request.model].add(
                         Draft(
                             prompt=prompt,

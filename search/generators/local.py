@@ -59,7 +59,7 @@ class LocalGenerator:
             seeds=tuple(want.seed for want in by_number.values()),
             temperature=params.temperature,
             top_p=params.top_p,
-            max_tokens=params.max_tokens,
+            max_tokens=tuple(want.limit(params) for want in by_number.values()),
             stop=params.stop,
             keep_stop=params.keep_stop,
             seconds=params.seconds,

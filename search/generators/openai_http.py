@@ -143,7 +143,7 @@ class OpenAIGenerator:
             "prompt": prompt,
             "n": len(drafts),
             "seed": drafts[0].want.seed % SEED_RANGE,
-            "max_tokens": params.max_tokens,
+            "max_tokens": drafts[0].want.limit(params),
             "stop": sorted({*params.stop, *params.keep_stop}),
             **_sampling(params),
             **_ANSWER_SHAPE,
@@ -208,13 +208,13 @@ class _Draft:
 
 
 def _groups(wants: Sequence[Want], params: GenerateParams) -> list[list[Want]]:
-    """Wants that one request can answer: those of one prefix, or each alone when greedy."""
+    """Wants that one request can answer: same prefix and limit, or each alone when greedy."""
     if params.temperature < GREEDY_BELOW:
         return [[want] for want in wants]
-    by_prefix: dict[Prefix, list[Want]] = {}
+    alike: dict[tuple[Prefix, int], list[Want]] = {}
     for want in wants:
-        by_prefix.setdefault(want.prefix, []).append(want)
-    return list(by_prefix.values())
+        alike.setdefault((want.prefix, want.limit(params)), []).append(want)
+    return list(alike.values())
 
 
 def _sampling(params: GenerateParams) -> dict[str, float]:

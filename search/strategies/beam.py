@@ -40,12 +40,11 @@ class Beam(StrategySettings):
         active: list[Candidate] = []
         parents: Sequence[Candidate | None] = [None] * self.n
         for round_ in range(self.max_rounds):
-            max_tokens = self._step_tokens(run, parents)
-            if max_tokens < 1:
+            if not run.can_pay(len(parents)):
                 run.stopped_by = "budget.tokens"
                 break
             children = []
-            written = run.write(parents, max_tokens=max_tokens, one_step=True)
+            written = run.write(parents, one_step=True)
             async with aclosing(written):
                 async for child in written:
                     children.append(child)
@@ -54,14 +53,13 @@ class Beam(StrategySettings):
             children = await run.score(children, aggregation=self.aggregation)
             for child in children:
                 yield _event("scored", round_, child)
-            active, ended = _sort_out(run, children)
+            active, ended, repeated = _sort_out(run, children)
             finished += ended
             for child in ended:
                 yield _event("finished", round_, child)
-            if run.meter.is_late:
-                run.stopped_by = "budget.seconds"
-                break
-            if len(finished) >= self.n or not active:
+            for child in repeated:
+                yield _event("pruned", round_, child)
+            if run.stopped_by != "finished" or len(finished) >= self.n or not active:
                 break
             if round_ == self.max_rounds - 1:
                 run.stopped_by = "max_rounds"
@@ -70,19 +68,18 @@ class Beam(StrategySettings):
             for child in pruned:
                 yield _event("pruned", round_, run.end(child, "pruned"))
             parents = list(islice(cycle(kept), self.n))
+        # What was still active is left as it is: by the budget, or because enough beams are done.
         reason: FinishReason = "pruned" if run.stopped_by == "finished" else "budget"
-        run.candidates = finished + [run.end(child, reason) for child in active]
+        left = [run.end(child, reason) for child in active]
+        if reason == "pruned":
+            for child in left:
+                yield _event("pruned", child.round, child)
+        run.candidates = finished + left
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best finished beam; where none is finished, the best one there is."""
         finished = [c for c in candidates if c.finish_reason in ("stop", "length")]
         return best_scored(finished or candidates)
-
-    def _step_tokens(self, run: SearchRun, parents: Sequence[Candidate | None]) -> int:
-        """Tokens that a beam may write this round, by its own limit and by the budget."""
-        left = run.sampling.max_tokens - min(parent.tokens if parent else 0 for parent in parents)
-        share = run.meter.share(len(parents))
-        return left if share is None else min(left, share)
 
     def _prune(self, active: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
         """The best n / width, and the others."""
@@ -93,20 +90,21 @@ class Beam(StrategySettings):
 
 def _sort_out(
     run: SearchRun, children: Sequence[Candidate]
-) -> tuple[list[Candidate], list[Candidate]]:
-    """Beams to go on with, without duplicates; and those that ended."""
+) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
+    """Beams to go on with, those that ended, and those that repeat a beam's text."""
     active: dict[str, Candidate] = {}
     ended = []
+    repeated = []
     for child in children:
         if child.finish_reason is None and child.tokens >= run.sampling.max_tokens:
             child = run.end(child, "length")
         if child.finish_reason is not None:
             ended.append(child)
         elif child.text in active:
-            run.end(child, "pruned")
+            repeated.append(run.end(child, "pruned"))
         else:
             active[child.text] = child
-    return list(active.values()), ended
+    return list(active.values()), ended, repeated
 
 
 def _event(

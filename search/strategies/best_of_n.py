@@ -34,17 +34,9 @@ class BestOfN(StrategySettings):
 
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """One round: write all, score all."""
-        share = run.meter.share(self.n)
-        is_tight = share is not None and share < run.sampling.max_tokens
-        max_tokens = share if share is not None and is_tight else run.sampling.max_tokens
-        written = run.write([None] * self.n, max_tokens=max_tokens, one_step=False)
+        written = run.write([None] * self.n, one_step=False)
         async with aclosing(written):
             async for candidate in written:
-                if is_tight and candidate.finish_reason == "length":
-                    candidate = run.end(candidate, "budget")
-                    run.stopped_by = "budget.tokens"
-                elif candidate.finish_reason == "budget":
-                    run.stopped_by = "budget.seconds"
                 run.candidates.append(candidate)
                 yield SearchEvent(
                     type="expanded", round=0, candidate=candidate.index, text=candidate.text

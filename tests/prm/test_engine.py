@@ -52,7 +52,7 @@ def sample_request(*, count: int = 1, max_tokens: int = 20) -> SampleRequest:
         seeds=tuple(range(count)),
         temperature=1.0,
         top_p=1.0,
-        max_tokens=max_tokens,
+        max_tokens=(max_tokens,) * count,
         stop=(),
         keep_stop=(),
         seconds=None,

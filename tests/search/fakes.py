@@ -37,8 +37,8 @@ class ScriptedGenerator:
             nth = counts.setdefault(want.prefix.text, 0)
             counts[want.prefix.text] += 1
             text, ended_by = self._script(want.prefix.text, nth)
-            if len(text) > params.max_tokens:
-                text, ended_by = text[: params.max_tokens], "length"
+            if len(text) > want.limit(params):
+                text, ended_by = text[: want.limit(params)], "length"
             answers.append(
                 Written(
                     number=want.number,

@@ -20,6 +20,8 @@ from search.types import Candidate
         ("Answer: 1\nwait\nAnswer: 2", "2"),
         ("answer = -3.50", "-3.5"),
         ("Answer: 1,024", "1024"),
+        ("The answer is **5.**", "5"),
+        ("Answer: 123456789012345678901234567891", "123456789012345678901234567891"),
         ("3+4=7", None),
         ("Answer:", None),
         (r"\boxed{unclosed", None),
