@@ -47,7 +47,7 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 test-vllm: setup $(VLLM_VENV)/.done
-	$(VENV)/bin/pytest -m vllm $(ARGS)
+	RUNG_VLLM=$(CURDIR)/$(VLLM_VENV)/bin/python $(VENV)/bin/pytest -m vllm $(ARGS)
 
 bench: setup $(VLLM_VENV)/.done
 	$(VENV)/bin/python benchmarks/sampling.py $(ARGS)

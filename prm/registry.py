@@ -67,6 +67,7 @@ class Registry:
         for version in list(versions.values()):
             if isinstance(version.manifest, PrmManifest):
                 reference = _resolve_reference(root, version, versions)
+                _check_reference(version, reference)
                 versions[reference.key] = reference
         return cls(list(versions.values()), live)
 
@@ -95,6 +96,11 @@ def load_version(folder: Path) -> ModelVersion:
     differs, a pickle or a program where only data may lie, a manifest that does not fit its config.
     """
     version = read_version(folder)
+    listed = {*version.manifest.files, MANIFEST, STABLE}
+    for path in sorted(folder.iterdir()):
+        # A loader could pick it up beside, or instead of, what was verified.
+        if path.name not in listed:
+            raise ModelFolderError(path, f"not listed under files in {MANIFEST}; remove it")
     for name in sorted({*REQUIRED_FILES, *_weight_files(folder), *version.manifest.files}):
         _check_file(folder, name, version.manifest.files)
     return version
@@ -178,8 +184,8 @@ def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> Non
     path = folder / name
     if Path(name).name != name:
         raise ModelFolderError(folder / MANIFEST, f"files: {name!r} is not a plain file name")
-    if not path.is_file():
-        raise ModelFolderError(path, "missing")
+    if path.is_symlink() or not path.is_file():
+        raise ModelFolderError(path, "missing, or not a plain file")
     if name not in files:
         raise ModelFolderError(path, f"not listed under files in {MANIFEST}")
     if path.stat().st_size != files[name].bytes:
@@ -222,6 +228,22 @@ def _check_place(version: ModelVersion, name: str, version_id: str) -> None:
     if (version.manifest.name, version.manifest.version) != (name, version_id):
         raise ModelFolderError(
             version.folder / MANIFEST, f"says {version.key}, but lies under {name}/{version_id}"
+        )
+
+
+def _check_reference(version: ModelVersion, reference: ModelVersion) -> None:
+    """Both models of a log-ratio must read the same ids, and as many of them."""
+    ours, theirs = (v.manifest.files["tokenizer.json"].sha256 for v in (version, reference))
+    if ours != theirs:
+        raise ModelFolderError(
+            version.folder / "tokenizer.json",
+            f"differs from that of its reference {reference.key}: their log-probs do not compare",
+        )
+    if reference.context_limit < version.context_limit:
+        raise ModelFolderError(
+            version.folder / "config.json",
+            f"reads {version.context_limit} tokens, its reference {reference.key} only "
+            f"{reference.context_limit}; publish it with the smaller limit",
         )
 
 

@@ -103,7 +103,8 @@ def _read_items(path: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read as UTF-8 text: {error}") from error
     items = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`: it also cuts at U+2028, which JSON leaves as it is.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -48,7 +48,10 @@ def main() -> None:
 
 def _command(arguments: argparse.Namespace) -> str:
     quick = " --quick" if arguments.quick else ""
-    return f"python -m training.demo{quick} --seed {arguments.seed} --threads {arguments.threads}"
+    return (
+        f"python -m training.demo --out {arguments.out}{quick} "
+        f"--seed {arguments.seed} --threads {arguments.threads}"
+    )
 
 
 if __name__ == "__main__":

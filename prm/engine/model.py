@@ -21,6 +21,8 @@ UNSUPPORTED_SETTINGS = (
     "logit_scale",
     "num_local_experts",
 )
+# These change all positions' angles once some sequence in the batch is long.
+VARYING_ROPE = ("dynamic", "longrope")
 
 
 class CausalLM:
@@ -46,7 +48,9 @@ class CausalLM:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         _check_supported(folder, config)
         if dtype is None:
-            dtype = torch.float32 if device == "cpu" else config.dtype or torch.bfloat16
+            dtype = torch.float32 if torch.device(device).type == "cpu" else config.dtype
+            if dtype in (None, torch.float16):
+                dtype = torch.bfloat16  # float16 overflows in the residual stream of large models
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -57,6 +61,8 @@ class CausalLM:
             local_files_only=True,
         )
         nn.Module.to(model, device)
+        if getattr(model.lm_head, "bias", None) is not None:
+            raise ModelFolderError(folder / "config.json", "the head has a bias; it is not applied")
         return cls(model)
 
     def new_cache(self, slots: int) -> SlotCache:
@@ -129,6 +135,17 @@ def _check_supported(folder: Path, config: object) -> None:
     for setting in UNSUPPORTED_SETTINGS:
         if getattr(config, setting, None):
             raise ModelFolderError(path, f"{setting} is set; the engine does not apply it")
+    window = getattr(config, "sliding_window", None)
+    limit = int(getattr(config, "max_position_embeddings", 0))
+    if window and getattr(config, "use_sliding_window", True) and window < limit:
+        raise ModelFolderError(path, f"sliding_window {window} is not run; only full attention is")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in VARYING_ROPE:
+        raise ModelFolderError(
+            path,
+            f"rope_type {rope['rope_type']} depends on the longest sequence of a batch, and a "
+            "score must not",
+        )
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ModelFolderError(path, f"layer types {sorted(kinds)}: only full_attention is run")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from prm.engine.model import CausalLM
 from prm.errors import ModelFolderError
+from prm.files import hash_file
 from prm.manifest import PrmManifest
 from prm.registry import Registry, load_version, publish
 from tests.factories import POLICY, PRM
@@ -37,6 +38,11 @@ def test_a_published_folder_opens(root: Path) -> None:
 
 
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a stray file": (lambda v: (v / "adapter.json").write_text("{}"), r"adapter\.json: not listed"),
+    "another tokenizer": (
+        lambda v: _relist(v, "tokenizer.json", (v / "tokenizer.json").read_text() + " "),
+        r"tokenizer\.json: differs from that of its reference",
+    ),
     "no marker": (lambda v: (v / "STABLE").unlink(), r"STABLE: missing"),
     "no weights": (lambda v: (v / "model.safetensors").unlink(), r"model\.safetensors: missing"),
     "no config": (lambda v: (v / "config.json").unlink(), r"config\.json: missing"),
@@ -84,6 +90,14 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"is not the reference that tiny-prm@1 was trained against",
     ),
 }
+
+
+def _relist(version: Path, name: str, content: str) -> None:
+    """Change a file and the manifest with it, as a careless publisher would."""
+    (version / name).write_text(content)
+    files = json.loads((version / "manifest.json").read_text())["files"]
+    files[name] = {"bytes": len(content.encode()), "sha256": hash_file(version / name)}
+    edit_json(version / "manifest.json", files=files)
 
 
 def _flip_byte(path: Path) -> None:

@@ -66,6 +66,8 @@ def vllm(
     policy_version: ModelVersion, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PolicyServer]:
     """vLLM in a process group of its own, answering on a free loopback port."""
+    if "RUNG_VLLM" in os.environ:
+        assert PYTHON.is_file(), f"RUNG_VLLM names {PYTHON}, which does not exist"
     if not PYTHON.is_file():
         pytest.skip(f"no vLLM: {PYTHON} does not exist; set RUNG_VLLM to the Python that has it")
     with socket.create_server(("127.0.0.1", 0)) as listener:
