@@ -42,6 +42,7 @@ class ChatTokenizer:
             for token_id, token in self._with_specials.get_added_tokens_decoder().items()
             if token.special
         }
+        self._longest_token = max(map(len, self._with_specials.get_vocab()), default=1)
         self._template_variables = {
             name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
         }
@@ -66,6 +67,15 @@ class ChatTokenizer:
             raise ModelFolderError(
                 self._path, f"the chat template does not parse: {error}"
             ) from error
+
+    def least_tokens(self, *texts: str) -> int:
+        """A number of tokens that these texts surely have, without tokenising them."""
+        return sum(map(len, texts)) // self._longest_token
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id that any text can give."""
+        return max(self._with_specials.get_vocab(with_added_tokens=True).values())
 
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of the chat up to the point where the assistant starts to write.
@@ -132,8 +142,11 @@ def _load_tokenizer(path: Path) -> Tokenizer:
 def _template_source(folder: Path, config: dict[str, Any]) -> str:
     # transformers 5 writes the template beside the configuration, older ones inside it.
     beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
+    if beside.exists():
+        try:
+            return beside.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelFolderError(beside, "not readable as UTF-8 text") from error
     inside = config.get("chat_template")
     if isinstance(inside, list):
         inside = {entry.get("name"): entry.get("template") for entry in inside}.get("default")

@@ -15,7 +15,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelFolderError(path, "missing or not readable") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(path, f"not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelFolderError(path, "not a JSON object")

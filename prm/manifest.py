@@ -14,6 +14,7 @@ from prm.types import Message
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -44,7 +45,7 @@ class GoldenScore(_Record):
 
     messages: tuple[Message, ...]
     steps: tuple[str, ...]
-    raw: tuple[float, ...]
+    raw: tuple[Finite, ...]
 
 
 class _Manifest(_Record):
@@ -78,7 +79,7 @@ class PrmManifest(_Manifest):
 
     kind: Literal["prm"] = "prm"
     family: str
-    beta: float = Field(gt=0)
+    beta: Finite = Field(gt=0)
     step_value: Literal["single", "accumulative"] = "single"
     reference: ModelRef
     step_separator: str = "\n\n"

@@ -55,7 +55,7 @@ class Registry:
         versions: dict[str, ModelVersion] = {}
         live = {}
         for folder in sorted(root.iterdir()):
-            if not folder.is_dir() or not (folder / LIVE).is_file():
+            if not folder.is_dir() or not (folder / LIVE).exists():
                 continue
             version_id = _live_version(folder / LIVE)
             version = load_version(folder / version_id)
@@ -162,11 +162,11 @@ def _read_manifest(path: Path) -> PolicyManifest | PrmManifest:
 
 def _refuse_code(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        if path.suffix in PICKLE_SUFFIXES:
+        if path.suffix.lower() in PICKLE_SUFFIXES:
             raise ModelFolderError(
                 path, "a pickle-based format can run code when loaded; convert it to safetensors"
             )
-        if path.suffix in CODE_SUFFIXES:
+        if path.suffix.lower() in CODE_SUFFIXES:
             raise ModelFolderError(path, "a model folder holds data only; remote code is never run")
 
 
@@ -182,7 +182,7 @@ def _weight_files(folder: Path) -> set[str]:
 
 def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> None:
     path = folder / name
-    if Path(name).name != name:
+    if Path(name).name != name or len(name) > 255:
         raise ModelFolderError(folder / MANIFEST, f"files: {name!r} is not a plain file name")
     if path.is_symlink() or not path.is_file():
         raise ModelFolderError(path, "missing, or not a plain file")
@@ -200,8 +200,9 @@ def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> Non
 
 def _check_architecture(version: ModelVersion) -> None:
     path = version.folder / "config.json"
-    architectures = version.config.get("architectures") or []
-    architecture = architectures[0] if architectures else "none"
+    architectures = version.config.get("architectures")
+    is_listed = isinstance(architectures, list) and architectures
+    architecture = str(architectures[0]) if is_listed and architectures else "none"
     if not isinstance(version.config.get("max_position_embeddings"), int):
         raise ModelFolderError(path, "max_position_embeddings is missing")
     if isinstance(version.manifest, PolicyManifest):
@@ -254,6 +255,7 @@ def _resolve_reference(
     pinned = version.manifest.reference
     key = f"{pinned.name}@{pinned.version}"
     reference = known.get(key) or load_version(root / pinned.name / pinned.version)
+    _check_place(reference, pinned.name, pinned.version)
     if reference.weights_sha256 != pinned.weights_sha256:
         raise ModelFolderError(
             reference.folder,

@@ -172,7 +172,8 @@ class SearchRun:
 
     def end(self, candidate: Candidate, reason: FinishReason) -> Candidate:
         """The candidate, ended for this reason."""
-        ended = replace(candidate, finish_reason=reason)
+        answer = candidate.answer if reason == "pruned" else extract_answer(candidate.text)
+        ended = replace(candidate, finish_reason=reason, answer=answer)
         self.tree[candidate.index] = ended
         return ended
 

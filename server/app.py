@@ -14,11 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prm.errors import ModelFolderError
 from prm.registry import Registry
 from server.auth import KeyFile, Keys
-from server.errors import ERROR_RESPONSES, add_error_handlers
+from server.errors import ERROR_RESPONSES, add_error_handlers, error_response
 from server.limits import BodyLimit, Permits
 from server.routes import models, operations, score, search
 from server.services import Services
 from server.settings import Settings
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,10 @@ class RequestId:
         """See the ASGI specification."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["method"] not in METHODS:
+            # Every method becomes a label of the metrics; invented ones must not.
+            await error_response(405, "no such method")(scope, receive, send)
             return
         request_id = uuid.uuid4().hex
 

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, TypeAdapter
 
 from prm.files import write_durably
+from prm.manifest import Sha256
 
 Scope = Literal["score", "search", "train", "admin"]
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class KeyRecord(BaseModel):
 
     id: str
     name: str
-    sha256: str
+    sha256: Sha256
     scopes: tuple[Scope, ...]
     created: int
 

@@ -141,7 +141,7 @@ def _progress(console: Console, as_json: bool) -> Iterator[Progress]:
 
 def _item_table(item: ItemOut) -> Table:
     title = f"item {item.id or item.index}: score {item.score:.3f}"
-    table = Table("step", "score", title=title, title_justify="left")
+    table = Table("step", "score", title=Text(title), title_justify="left")
     for step in item.steps:
         is_wrong = item.first_error is not None and step.index == item.first_error
         style = "bold red" if is_wrong else ""
@@ -155,7 +155,7 @@ def _print_search(console: Console, response: SearchResponse) -> None:
     console.print()
     votes = ", ".join(f"{vote.answer} ×{vote.count}" for vote in response.votes[:5])
     score = "none" if response.score is None else f"{response.score:.3f}"
-    console.print(f"answer {response.answer}   score {score}   votes {votes or 'none'}")
+    console.print(Text(f"answer {response.answer}   score {score}   votes {votes or 'none'}"))
     usage, timing = response.usage, response.timing_ms
     console.print(
         f"{response.strategy['type']}: {usage.generated_tokens} tokens written, "

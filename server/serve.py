@@ -6,7 +6,7 @@ import sys
 import structlog
 import uvicorn
 
-from prm.errors import ModelFolderError
+from prm.errors import ModelFolderError, RungError
 from prm.registry import Registry
 from server.app import create_app
 from server.auth import KeyFile, Keys
@@ -28,17 +28,17 @@ def serve(settings: Settings) -> int:
             f"binding {settings.host} without API keys would let anyone in; set RUNG_API_KEYS, or "
             "make a key with `rung keys create --name NAME`, or bind 127.0.0.1"
         )
-    try:
-        registry = Registry.open(settings.models)
-    except ModelFolderError as error:
-        return _refuse(str(error))
     refusals: list[ModelFolderError] = []
 
     def stop(refusal: ModelFolderError) -> None:
         refusals.append(refusal)
         server.should_exit = True
 
-    app = create_app(settings, registry, on_refusal=stop)
+    try:
+        registry = Registry.open(settings.models)
+        app = create_app(settings, registry, on_refusal=stop)
+    except RungError as error:
+        return _refuse(str(error))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -51,7 +51,10 @@ def serve(settings: Settings) -> int:
     )
     for version in registry.live():
         logger.info("serving %s (%s)", version.key, version.manifest.kind)
-    server.run()
+    try:
+        server.run()
+    except SystemExit:
+        return 1  # uvicorn has said why, for example that the port is taken
     if refusals:
         return _refuse(str(refusals[0]))
     # uvicorn says so itself when it could not bind.

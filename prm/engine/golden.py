@@ -10,7 +10,7 @@ import torch
 
 from prm.chat import ChatTokenizer
 from prm.engine.model import CausalLM
-from prm.errors import ModelFolderError
+from prm.errors import InvalidInput, ModelFolderError
 from prm.families import FAMILIES
 from prm.manifest import GoldenScore, ModelVersion, PolicyManifest, PrmManifest
 from prm.steps import join_steps
@@ -55,13 +55,20 @@ def check_golden(
         # Raw values are β times a log-ratio, and so are their errors.
         tolerance *= min(1.0, manifest.beta)
     for number, golden in enumerate(manifest.golden):
-        found = golden_raw(version, tokenizer, models, golden)
-        assert len(found) == len(golden.raw), "one number per step"
+        path = version.folder / "manifest.json"
+        try:
+            found = golden_raw(version, tokenizer, models, golden)
+        except InvalidInput as error:
+            raise ModelFolderError(path, f"golden score {number}: {error}") from error
+        if len(found) != len(golden.raw):
+            raise ModelFolderError(
+                path, f"golden score {number}: {len(golden.raw)} numbers for {len(found)} steps"
+            )
         for place, (ours, theirs) in enumerate(zip(found, golden.raw, strict=True)):
             # Written so that NaN is refused too.
             if not abs(ours - theirs) <= tolerance + TOLERANCE_FLOAT32 * abs(theirs):
                 raise ModelFolderError(
-                    version.folder / "manifest.json",
+                    path,
                     f"golden score {number}, number {place}: the manifest says {theirs:.6f}, this "
                     f"engine computes {ours:.6f}; the version is not read as it was published",
                 )

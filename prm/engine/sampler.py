@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from prm.chat import ChatTokenizer
 from prm.engine.attention import NextTokens, WholeSequences
 from prm.engine.messages import FinishReason
 from prm.engine.model import CausalLM
+
+# Below it the softmax overflows; vLLM draws the line at the same place.
+GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +109,7 @@ class Draft:
         if not found:
             return False
         at, stop = min(found)
-        if stop in self.params.keep_stop:
+        if stop in self.params.keep_stop and stop not in self.params.stop:
             self._finish("separator", self._text[: at + len(stop)])
         else:
             self._finish("stop", self._text[:at])
@@ -262,19 +265,24 @@ def choose_tokens(
     takes part (Holtzman et al., arXiv 1904.09751 §3.1).
     """
     greedy = logits.argmax(-1)
-    if not any(temperature):
+    if max(temperature) < GREEDY_BELOW:
         return greedy
-    heat = logits.new_tensor([t or 1.0 for t in temperature])
+    heat = logits.new_tensor([max(t, GREEDY_BELOW) for t in temperature])
     probabilities = torch.softmax(logits / heat[:, None], -1)
-    order = None
     if min(top_p) < 1.0:
-        probabilities, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities * (before < logits.new_tensor(top_p)[:, None])
+        probabilities = probabilities * _nucleus(probabilities, logits.new_tensor(top_p))
     # Float64: over 150,000 tokens a float32 running sum loses the unlikely ones.
     cdf = probabilities.double().cumsum(-1)
     point = cdf.new_tensor(uniform)[:, None] * cdf[:, -1:]
     drawn = torch.searchsorted(cdf, point, right=True).clamp_(max=logits.shape[-1] - 1)
-    if order is not None:
-        drawn = order.gather(1, drawn)
-    return torch.where(logits.new_tensor(temperature) > 0, drawn.squeeze(1), greedy)
+    return torch.where(logits.new_tensor(temperature) >= GREEDY_BELOW, drawn.squeeze(1), greedy)
+
+
+def _nucleus(
+    probabilities: Float[Tensor, "n vocab"], top_p: Float[Tensor, "n"]
+) -> Bool[Tensor, "n vocab"]:
+    """Which tokens take part, in the order of their ids: a row's draw must not depend on others."""
+    ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+    is_in = ordered.cumsum(-1) - ordered < top_p[:, None]
+    is_in[:, 0] = True  # the most likely one always, however small top_p is
+    return torch.zeros_like(is_in).scatter(1, order, is_in)

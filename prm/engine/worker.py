@@ -232,17 +232,34 @@ def load_models(
     versions: Sequence[ModelVersion], *, device: str, dtype: torch.dtype | None, max_batch: int
 ) -> tuple[dict[str, CausalLM], dict[str, Sampler]]:
     """Load every version and check its golden scores. Raises ModelFolderError."""
-    models = {
-        version.key: CausalLM.load(version.folder, device=device, dtype=dtype)
-        for version in versions
-    }
+    models = {version.key: _load(version, device, dtype) for version in versions}
     samplers = {}
     for version in versions:
         tokenizer = ChatTokenizer(version.folder)
+        rows = models[version.key].head.shape[0]
+        if tokenizer.largest_id >= rows:
+            raise ModelFolderError(
+                version.folder / "tokenizer.json",
+                f"has ids up to {tokenizer.largest_id}, and the model only {rows} rows for them",
+            )
         check_golden(version, tokenizer, models)
         if isinstance(version.manifest, PolicyManifest):
             samplers[version.key] = Sampler(models[version.key], tokenizer, max_batch=max_batch)
     return models, samplers
+
+
+def _load(version: ModelVersion, device: str, dtype: torch.dtype | None) -> CausalLM:
+    try:
+        return CausalLM.load(version.folder, device=device, dtype=dtype)
+    except ModelFolderError:
+        raise
+    # No such device, no memory for the weights, weights of another shape, an architecture that
+    # transformers does not know: the next start would end the same way, so it is said.
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelFolderError(
+            version.folder, f"cannot be loaded on {device}: {type(error).__name__}: {first_line}"
+        ) from error
 
 
 def main() -> None:
@@ -265,14 +282,6 @@ def main() -> None:
         )
     except ModelFolderError as error:
         connection.sendall(reply_frame(Refused(path=str(error.path), reason=error.reason)))
-        sys.exit(2)
-    # No such device, no memory for the weights, an architecture that transformers does not know:
-    # the next start would end the same way, so it is said instead of tried for ever.
-    except Exception as error:
-        logger.exception("the models could not be loaded")
-        reason = f"cannot be loaded on {arguments.device}: {type(error).__name__}: {error}"
-        path = str(arguments.folders[0].parent.parent)
-        connection.sendall(reply_frame(Refused(path=path, reason=reason.splitlines()[0])))
         sys.exit(2)
     some_model = next(iter(models.values()))
     connection.sendall(

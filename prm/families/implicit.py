@@ -42,14 +42,11 @@ class ImplicitFamily:
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`."""
+        texts = [message.content for message in trajectory.messages]
+        self._check_length(self._tokenizer.least_tokens(*texts, trajectory.response), "at least ")
         prompt = self._tokenizer.encode_prompt(trajectory.messages)
         response = self._tokenizer.encode_response(trajectory.response)
-        length = len(prompt) + len(response.ids)
-        if length > self._context_limit:
-            raise InvalidInput(
-                f"the item is {length} tokens long, and {self._model} reads at most "
-                f"{self._context_limit}; send fewer or shorter steps"
-            )
+        self._check_length(len(prompt) + len(response.ids))
         starts = [start for start, _ in response.char_offsets]
         return EncodedTrajectory(
             ids=prompt + response.ids,
@@ -57,6 +54,13 @@ class ImplicitFamily:
             step_ends=tuple(bisect_left(starts, step.char_end) for step in trajectory.steps),
             char_offsets=response.char_offsets,
         )
+
+    def _check_length(self, length: int, about: str = "") -> None:
+        if length > self._context_limit:
+            raise InvalidInput(
+                f"the item is {about}{length} tokens long, and {self._model} reads at most "
+                f"{self._context_limit}; send fewer or shorter steps"
+            )
 
     def reads(self, encoded: EncodedTrajectory) -> Sequence[LogprobRead]:
         """The response's log-probs under the trained and under the reference model."""

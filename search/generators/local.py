@@ -37,13 +37,10 @@ class LocalGenerator:
         self, messages: Sequence[Message], wants: Sequence[Want], params: GenerateParams
     ) -> AsyncGenerator[Written]:
         """See `Generator.generate`."""
+        least = self._tokenizer.least_tokens(*(message.content for message in messages))
+        self._check_length(least, "at least ")
         prompt = self._tokenizer.encode_prompt(messages)
-        if len(prompt) >= self._context_limit:
-            raise InvalidInput(
-                f"the problem is {len(prompt)} tokens long, and {self._key} reads and writes at "
-                f"most {self._context_limit} together; shorten it",
-                param="problem",
-            )
+        self._check_length(len(prompt))
         prompts = {want.number: prompt + self._ids(want.prefix) for want in wants}
         by_number = {want.number: want for want in wants if self._has_room(prompts[want.number])}
         for want in wants:
@@ -67,6 +64,14 @@ class LocalGenerator:
         async with aclosing(self._engine.sample(request)) as replies:
             async for reply in replies:
                 yield self._written(by_number[reply.number], reply, len(prompt))
+
+    def _check_length(self, length: int, about: str = "") -> None:
+        if length >= self._context_limit:
+            raise InvalidInput(
+                f"the problem is {about}{length} tokens long, and {self._key} reads and writes at "
+                f"most {self._context_limit} together; shorten it",
+                param="problem",
+            )
 
     def _has_room(self, prompt: Sequence[int]) -> bool:
         return len(prompt) < self._context_limit

@@ -171,7 +171,7 @@ class OpenAIGenerator:
         if not isinstance(stop, str):
             return draft.end("eos")
         before, _, _ = draft.text.partition(stop)
-        if stop not in params.keep_stop:
+        if stop not in params.keep_stop or stop in params.stop:
             return draft.end("stop", text=before, are_ids_exact=False)
         # A stop string may end inside a token: then the text was cut, and the ids say too much.
         text = before + stop

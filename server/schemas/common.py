@@ -19,7 +19,9 @@ def _is_text(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_is_text)]
+# No model that is served reads more; beyond, looking at the text would hold up everybody else.
+MAX_TEXT_CHARS = 1_000_000
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_is_text)]
 
 
 def if_asked() -> Any:

@@ -60,7 +60,7 @@ class ScoreRequest(Wire):
     """Score every step of every item."""
 
     model: Text = Field(description="NAME, or NAME@VERSION")
-    items: list[ScoreItem] = Field(min_length=1)
+    items: list[ScoreItem] = Field(min_length=1, max_length=10_000)
     segmentation: Segmentation = Segmentation()
     aggregation: AggregationName | None = None
     include: tuple[Literal["raw", "calibrated", "tokens"], ...] = ()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from prm.engine.client import EngineClient, EngineState
 from prm.engine.messages import SampleReply, SampleRequest
@@ -180,6 +181,23 @@ async def test_weights_that_give_no_numbers_are_refused(tiny_models: Path, tmp_p
     client.start()
     try:
         with pytest.raises(ModelFolderError, match=r"golden score 0, number 0: .* computes nan"):
+            await client.wait_settled()
+    finally:
+        await client.close()
+
+
+async def test_a_tokenizer_with_ids_beyond_the_model_is_refused(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(tiny_models, tmp_path / "models")
+    path = root / POLICY / "1" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["<|one more|>"])
+    tokenizer.save(str(path))
+    client = EngineClient([root / POLICY / "1"], EngineOptions(threads=1))
+    client.start()
+    try:
+        with pytest.raises(ModelFolderError, match=r"tokenizer\.json: has ids up to 261"):
             await client.wait_settled()
     finally:
         await client.close()

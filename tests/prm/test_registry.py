@@ -1,6 +1,7 @@
 """A model folder is served whole, verified and free of code, or refused with the file's name."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,16 @@ def test_a_published_folder_opens(root: Path) -> None:
 
 
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "infinite golden score": (
+        lambda v: (v / "manifest.json").write_text(
+            re.sub(r'("raw": \[\s*)[-0-9.e]+', r"\1Infinity", (v / "manifest.json").read_text())
+        ),
+        r"manifest\.json: field .*raw.*finite",
+    ),
+    "nested without end": (
+        lambda v: (v / "manifest.json").write_text("[" * 200_000),
+        r"manifest\.json: not valid JSON",
+    ),
     "a stray file": (lambda v: (v / "adapter.json").write_text("{}"), r"adapter\.json: not listed"),
     "another tokenizer": (
         lambda v: _relist(v, "tokenizer.json", (v / "tokenizer.json").read_text() + " "),

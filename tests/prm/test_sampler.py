@@ -62,6 +62,27 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(sampler: Sampler
     assert len({completion.ids for completion in crowd}) > 1
 
 
+def test_a_neighbours_top_p_changes_nothing(sampler: Sampler) -> None:
+    plain = SamplingParams(max_tokens=20)
+    alone = sampler.generate([PROMPT], plain, [5])[0]
+    drafts = [
+        Draft(prompt=PROMPT, params=params, seed=seed)
+        for params, seed in ((plain, 5), (SamplingParams(max_tokens=20, top_p=0.5), 6))
+    ]
+    for draft in drafts:
+        sampler.add(draft)
+    while sampler.busy:
+        sampler.step()
+    assert drafts[0].completion == alone
+
+
+@pytest.mark.parametrize(("heat", "top_p"), [(1.0, 1e-50), (1e-39, 1.0), (1e-300, 1.0)])
+def test_extreme_settings_take_the_most_likely_token(heat: float, top_p: float) -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0]])
+    drawn = choose_tokens(logits, temperature=[heat], top_p=[top_p], uniform=[0.99])
+    assert drawn.item() == 1
+
+
 def test_long_sequences_outgrow_the_cache_without_a_trace(
     model: CausalLM, tokenizer: ChatTokenizer
 ) -> None:

@@ -1,6 +1,8 @@
 """Listings, health, metrics, keys: what those who run a server rely on."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -166,8 +168,6 @@ def test_an_open_address_without_keys_is_refused(tiny_models: Path, host: str) -
 def test_a_bad_folder_ends_serve_with_2_and_the_files_name(
     tiny_models: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     root = shutil.copytree(tiny_models, tmp_path / "models")
     weights = root / PRM / "1" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
@@ -177,12 +177,22 @@ def test_a_bad_folder_ends_serve_with_2_and_the_files_name(
     assert "Traceback" not in done.stderr
 
 
+def test_a_template_that_is_missing_ends_serve_with_2(tiny_models: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_models, tmp_path / "models")
+    folder = root / POLICY / "1"
+    (folder / "chat_template.jinja").unlink()
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["files"]["chat_template.jinja"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    done = serve(root)
+    assert done.returncode == 2
+    assert "chat_template.jinja: no chat template" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_golden_scores_that_do_not_come_out_end_serve_with_2(
     tiny_models: Path, tmp_path: Path
 ) -> None:
-    import json
-    import shutil
-
     root = shutil.copytree(tiny_models, tmp_path / "models")
     manifest = root / PRM / "1" / "manifest.json"
     content = json.loads(manifest.read_text())
