@@ -113,7 +113,7 @@ class Services:
         batch = await scorer.score(
             _trajectories(request, scorer.step_separator), aggregation=request.aggregation
         )
-        self.telemetry.scored(scorer.version, batch)
+        self.telemetry.scored(scorer.version, batch, time.perf_counter() - started)
         return _score_response(request, scorer.version, batch, started)
 
     async def prepare_search(self, request: SearchRequest) -> PreparedSearch:
@@ -177,7 +177,11 @@ class Services:
                     yield EventOut(**asdict(event))
                 else:
                     self.telemetry.searched(
-                        prepared.request.strategy.type, prepared.generator, prepared.prm, event
+                        prepared.request.strategy.type,
+                        prepared.generator,
+                        prepared.prm,
+                        event,
+                        time.perf_counter() - prepared.started_s,
                     )
                     yield _search_response(prepared, event)
 

@@ -50,6 +50,13 @@ class Telemetry:
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self._requests = Histogram(
+            "rung_request_seconds",
+            "Time of an answered request: kind score by its PRM, kind search by its policy.",
+            ("kind", *labels),
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
         self._searches = Counter(
             "rung_searches",
             "Searches by strategy and what stopped them.",
@@ -65,9 +72,10 @@ class Telemetry:
             registry=self.registry,
         )
 
-    def scored(self, version: ModelVersion, batch: ScoredBatch) -> None:
+    def scored(self, version: ModelVersion, batch: ScoredBatch, took_s: float) -> None:
         """Book one scoring request."""
         labels = (version.manifest.name, version.manifest.version)
+        self._requests.labels("score", *labels).observe(took_s)
         self._tokens.labels(*labels, "prompt").inc(sum(i.prompt_tokens for i in batch.items))
         self._tokens.labels(*labels, "scored").inc(sum(i.scored_tokens for i in batch.items))
         self._steps.labels(*labels).inc(sum(len(i.step_scores) for i in batch.items))
@@ -75,9 +83,15 @@ class Telemetry:
         self._inference.labels(*labels).observe(batch.inference_ms / 1e3)
 
     def searched(
-        self, strategy: str, policy: Generator, prm: ModelVersion | None, result: SearchResult
+        self,
+        strategy: str,
+        policy: Generator,
+        prm: ModelVersion | None,
+        result: SearchResult,
+        took_s: float,
     ) -> None:
         """Book one finished search."""
+        self._requests.labels("search", policy.name, policy.version).observe(took_s)
         self._searches.labels(strategy, result.stopped_by).inc()
         usage = result.usage
         for kind, count in (

@@ -79,6 +79,7 @@ def test_metrics_count_requests_tokens_and_steps_by_version(http: httpx2.Client)
     assert grown("rung_tokens_total", PRM, "1", "prompt", "") == 11
     assert grown("rung_tokens_total", PRM, "1", "scored", "") == 22
     assert grown("rung_queue_seconds_count", PRM, "1", "", "") == 1
+    assert grown("rung_request_seconds_count", PRM, "1", "score", "") == 1
     assert grown("http_requests_total", "", "", "", "/v1/prm/score") == 1
     assert grown("http_request_duration_seconds_count", "", "", "", "/v1/prm/score") == 1
     assert after["rung_engine_ready", "", "", "", ""] == 1
