@@ -47,7 +47,6 @@ class ChatTokenizer:
             name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
         }
         self._template_source = _template_source(folder, config)
-        self.eos_text = self._template_variables["eos_token"]
         self._path = folder
 
     @cached_property
@@ -124,7 +123,7 @@ class ChatTokenizer:
     @cached_property
     def eos_id(self) -> int | None:
         """Id of the token that ends a turn, or None where the tokenizer names none."""
-        return self._specials.get(self.eos_text) if self.eos_text else None
+        return self._specials.get(self._template_variables["eos_token"])
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

@@ -3,8 +3,7 @@
 RungError
 ├── CallerError               a caller's mistake; the message names field, number and remedy
 │   ├── InvalidInput          400  the values do not make sense together, or for this model
-│   ├── UnknownModel          404  no such model or version is served
-│   └── TooLarge              413  more than this server takes in one request
+│   └── UnknownModel          404  no such model or version is served
 ├── Overloaded                429  every permit is taken; says when to come back
 ├── Unavailable               503  no engine, or no policy server, can answer at this moment
 │   └── EngineDied            503  the engine process died under this request
@@ -34,10 +33,6 @@ class InvalidInput(CallerError):
 
 class UnknownModel(CallerError):
     """The name, or the version behind its `@`, is not served here."""
-
-
-class TooLarge(CallerError):
-    """The request is larger than this server takes."""
 
 
 class Overloaded(RungError):

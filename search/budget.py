@@ -32,8 +32,3 @@ class Meter:
         if self._budget.seconds is None:
             return None
         return max(0.0, self._budget.seconds - (time.perf_counter() - self._started_s))
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.seconds_left == 0.0

@@ -15,7 +15,6 @@ from prm.errors import (
     CallerError,
     InvalidInput,
     Overloaded,
-    TooLarge,
     Unavailable,
     UnknownModel,
 )
@@ -30,7 +29,6 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 CALLER_STATUS: dict[type[CallerError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
     UnknownModel: (404, "model_not_found"),
-    TooLarge: (413, "too_large"),
 }
 
 
