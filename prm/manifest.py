@@ -36,6 +36,11 @@ class ModelRef(_Record):
     version: Name
     weights_sha256: Sha256
 
+    @property
+    def key(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
 
 class GoldenScore(_Record):
     """One trajectory and the raw step scores that the publisher computed for it.
@@ -49,7 +54,7 @@ class GoldenScore(_Record):
 
 
 class _Manifest(_Record):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: Name
     version: Name
     created: int
@@ -72,16 +77,15 @@ class PolicyManifest(_Manifest):
 
 
 class PrmManifest(_Manifest):
-    """A process reward model: how it is read (`family` and its settings) and what decides.
+    """A process reward model: how it is read (`family` and its recipe) and what decides.
 
-    `threshold` is on the step score in [0, 1]: below it, a step counts as wrong.
+    The family checks `recipe`. `threshold` is on the step score in [0, 1]: below it, a step counts
+    as wrong.
     """
 
     kind: Literal["prm"] = "prm"
     family: str
-    beta: Finite = Field(gt=0)
-    step_value: Literal["single", "accumulative"] = "single"
-    reference: ModelRef
+    recipe: Mapping[str, Any]
     step_separator: str = "\n\n"
     aggregation: AggregationName = "min"
     threshold: float = Field(ge=0, le=1)

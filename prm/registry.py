@@ -19,11 +19,13 @@ from pydantic import ValidationError
 
 from prm.errors import ModelFolderError
 from prm.families import FAMILIES
+from prm.families.base import Recipe
 from prm.files import hash_file, read_json, sync, write_durably
 from prm.manifest import (
     NAME_PATTERN,
     FileRecord,
     ManifestFile,
+    ModelRef,
     ModelVersion,
     PolicyManifest,
     PrmManifest,
@@ -65,8 +67,8 @@ class Registry:
         if not versions:
             raise ModelFolderError(root, f"no model in it (no <name>/{LIVE})")
         for version in list(versions.values()):
-            if isinstance(version.manifest, PrmManifest):
-                reference = _resolve_reference(root, version, versions)
+            for pinned in _references(version):
+                reference = _resolve_reference(root, version, pinned, versions)
                 _check_reference(version, reference)
                 versions[reference.key] = reference
         return cls(list(versions.values()), live)
@@ -78,15 +80,15 @@ class Registry:
         """The version that answers for each name."""
         return [self._versions[f"{name}@{version}"] for name, version in self._live.items()]
 
+    def references_of(self, version: ModelVersion) -> list[ModelVersion]:
+        """The versions that this one is read together with: an implicit PRM's frozen reference."""
+        return [self._versions[pinned.key] for pinned in _references(version)]
+
     def get(self, key: str) -> ModelVersion | None:
         """The version called `name` (the live one) or `name@version`, or None."""
         if "@" not in key and key in self._live:
             key = f"{key}@{self._live[key]}"
         return self._versions.get(key)
-
-    def reference_of(self, manifest: PrmManifest) -> ModelVersion:
-        """The frozen reference model of an implicit PRM."""
-        return self._versions[f"{manifest.reference.name}@{manifest.reference.version}"]
 
 
 def load_version(folder: Path) -> ModelVersion:
@@ -221,8 +223,9 @@ def _check_architecture(version: ModelVersion) -> None:
         raise ModelFolderError(
             path,
             f"architecture {architecture} does not fit family {family.name!r} of {MANIFEST}, "
-            f"which reads …{family.architecture_suffix}",
+            f"which reads …{' or …'.join(family.architectures)}",
         )
+    family.recipe_of(version)
 
 
 def _check_place(version: ModelVersion, name: str, version_id: str) -> None:
@@ -248,13 +251,17 @@ def _check_reference(version: ModelVersion, reference: ModelVersion) -> None:
         )
 
 
+def _references(version: ModelVersion) -> tuple[ModelRef, ...]:
+    if isinstance(version.manifest, PolicyManifest):
+        return ()
+    recipe: Recipe = FAMILIES[version.manifest.family].recipe_of(version)
+    return recipe.references
+
+
 def _resolve_reference(
-    root: Path, version: ModelVersion, known: Mapping[str, ModelVersion]
+    root: Path, version: ModelVersion, pinned: ModelRef, known: Mapping[str, ModelVersion]
 ) -> ModelVersion:
-    assert isinstance(version.manifest, PrmManifest)
-    pinned = version.manifest.reference
-    key = f"{pinned.name}@{pinned.version}"
-    reference = known.get(key) or load_version(root / pinned.name / pinned.version)
+    reference = known.get(pinned.key) or load_version(root / pinned.name / pinned.version)
     _check_place(reference, pinned.name, pinned.version)
     if reference.weights_sha256 != pinned.weights_sha256:
         raise ModelFolderError(

@@ -1,30 +1,32 @@
 """Scoring, end to end: trajectories in, scored trajectories out.
 
-    Scorer.score → family.encode → family.reads → engine → family.score → aggregates
+    Scorer.score → family.encode → backend.read → family.score → aggregates
 
 The one path that the HTTP route, the searches and the command line share.
 """
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from prm.aggregation import AggregationName, aggregate_all
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families import FAMILIES
-from prm.families.base import EncodedTrajectory, Family, LogprobRead
+from prm.families.base import EncodedTrajectory, Family, Read, ReadOutput, Recipe
 from prm.manifest import ModelVersion, PrmManifest
 from prm.types import ScoredTrajectory, Trajectory
 
 
-class ReadOutputs(Protocol):
-    """What a backend returns: one list of float32 log-probs per read, and its own timings."""
+class BackendReply(Protocol):
+    """What a backend returns: one output per read, and its own timings."""
 
     @property
-    def outputs(self) -> Sequence[Sequence[float]]: ...
+    def outputs(self) -> Sequence[ReadOutput]: ...
     @property
     def queue_ms(self) -> float: ...
     @property
@@ -34,8 +36,8 @@ class ReadOutputs(Protocol):
 class Backend(Protocol):
     """Runs models: an engine process, later a vLLM server."""
 
-    async def logprobs(self, reads: Sequence[LogprobRead]) -> ReadOutputs:
-        """Raises Unavailable when no engine can answer."""
+    async def read(self, reads: Sequence[Read]) -> BackendReply:
+        """One output per read. Raises Unavailable when nobody can answer."""
         ...
 
 
@@ -57,9 +59,14 @@ class Scorer:
         self.version = version
         self.manifest = version.manifest
         self._backend = backend
-        self._family: Family = FAMILIES[self.manifest.family].bind(
+        self._family: Family = FAMILIES[self.manifest.family].load(
             version, ChatTokenizer(version.folder)
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """How this version is read."""
+        return self._family.recipe
 
     @property
     def step_separator(self) -> str:
@@ -82,18 +89,17 @@ class Scorer:
         # Tokenisation is pure CPU work; in a thread it does not hold up other requests.
         encoded = await asyncio.to_thread(self._encode_all, trajectories)
         encode_ms = 1e3 * (time.perf_counter() - started)
-        reads = [self._family.reads(item) for item in encoded]
-        read = await self._backend.logprobs([read for wanted in reads for read in wanted])
-        outputs = iter(read.outputs)
+        reply = await self._backend.read([read for item in encoded for read in item.reads])
+        outputs = iter(reply.outputs)
         items = tuple(
-            self._finish(trajectory, item, [next(outputs) for _ in wanted], aggregation)
-            for trajectory, item, wanted in zip(trajectories, encoded, reads, strict=True)
+            self._finish(trajectory, item, list(islice(outputs, len(item.reads))), aggregation)
+            for trajectory, item in zip(trajectories, encoded, strict=True)
         )
         return ScoredBatch(
             items=items,
             encode_ms=encode_ms,
-            queue_ms=read.queue_ms,
-            inference_ms=read.inference_ms,
+            queue_ms=reply.queue_ms,
+            inference_ms=reply.inference_ms,
         )
 
     def _encode_all(self, trajectories: Sequence[Trajectory]) -> list[EncodedTrajectory]:
@@ -110,7 +116,7 @@ class Scorer:
         self,
         trajectory: Trajectory,
         encoded: EncodedTrajectory,
-        outputs: Sequence[Sequence[float]],
+        outputs: Sequence[ReadOutput],
         aggregation: AggregationName | None,
     ) -> ScoredTrajectory:
         scored = self._family.score(encoded, outputs)
@@ -127,5 +133,12 @@ class Scorer:
             ),
             tokens=scored.tokens,
             prompt_tokens=len(encoded.ids),
-            scored_tokens=len(encoded.ids) * len(outputs),
+            scored_tokens=sum(
+                len(read.ids) - output.cached_tokens
+                for read, output in zip(encoded.reads, outputs, strict=True)
+            ),
+            cached_tokens=sum(output.cached_tokens for output in outputs),
+            cached_steps=bisect_right(
+                encoded.step_values, min(output.cached_values for output in outputs)
+            ),
         )

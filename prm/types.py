@@ -69,7 +69,8 @@ class ScoredTrajectory:
     """One scored item: a score per step, all aggregates, and what it cost.
 
     `first_error` is the first step whose score lies below the version's threshold, or None.
-    `scored_tokens` counts the tokens that a model read for this item, over all its models.
+    Over all its models, `scored_tokens` were read for this item and `cached_tokens` had been read
+    before; the scores of the first `cached_steps` steps were known without reading anything.
     """
 
     trajectory: Trajectory
@@ -80,3 +81,5 @@ class ScoredTrajectory:
     tokens: TokenRewards | None
     prompt_tokens: int
     scored_tokens: int
+    cached_tokens: int
+    cached_steps: int

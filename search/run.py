@@ -83,6 +83,7 @@ class SearchRun:
         self._generator = generator
         self._prompt_tokens = 0
         self._scored_tokens = 0
+        self._cached_tokens = 0
         self._generate_s = 0.0
         self._score_s = 0.0
 
@@ -162,6 +163,7 @@ class SearchRun:
             )
             scored = dict(zip(readable, batch.items, strict=True))
             self._scored_tokens += sum(item.scored_tokens for item in batch.items)
+            self._cached_tokens += sum(item.cached_tokens for item in batch.items)
         result = [
             _with_scores(c, trajectories.get(c.index), scored.get(c.index)) for c in candidates
         ]
@@ -191,6 +193,7 @@ class SearchRun:
                 generated_tokens=generated,
                 discarded_tokens=generated - (winner.tokens if winner else 0),
                 scored_tokens=self._scored_tokens,
+                cached_tokens=self._cached_tokens,
             ),
             generate_ms=1e3 * self._generate_s,
             score_ms=1e3 * self._score_s,

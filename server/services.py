@@ -114,7 +114,7 @@ class Services:
             _trajectories(request, scorer.step_separator), aggregation=request.aggregation
         )
         self.telemetry.scored(scorer.version, batch, time.perf_counter() - started)
-        return _score_response(request, scorer.version, batch, started)
+        return _score_response(request, scorer, batch, started)
 
     async def prepare_search(self, request: SearchRequest) -> PreparedSearch:
         """Check a search and gather its parts. Raises CallerError, Unavailable."""
@@ -219,23 +219,23 @@ def _trajectories(request: ScoreRequest, separator: str) -> list[Trajectory]:
 
 
 def _score_response(
-    request: ScoreRequest, version: ModelVersion, batch: ScoredBatch, started_s: float
+    request: ScoreRequest, scorer: Scorer, batch: ScoredBatch, started_s: float
 ) -> ScoreResponse:
-    assert isinstance(version.manifest, PrmManifest)
     prompt_tokens = sum(item.prompt_tokens for item in batch.items)
     return ScoreResponse(
         id=f"prm-{uuid.uuid4().hex}",
         created=int(time.time()),
-        model=version.manifest.name,
-        model_version=version.manifest.version,
-        family=version.manifest.family,
+        model=scorer.manifest.name,
+        model_version=scorer.manifest.version,
+        family=scorer.manifest.family,
+        recipe=scorer.recipe.label,
         data=[
             _item_out(index, wanted.id, scored, set(request.include))
             for index, (wanted, scored) in enumerate(zip(request.items, batch.items, strict=True))
         ],
         usage=ScoreUsage(
             prompt_tokens=prompt_tokens,
-            cached_tokens=0,
+            cached_tokens=sum(item.cached_tokens for item in batch.items),
             scored_tokens=sum(item.scored_tokens for item in batch.items),
             total_tokens=prompt_tokens,
         ),
@@ -263,6 +263,7 @@ def _item_out(
                 char_end=step.char_end,
                 score=score.score,
                 raw=score.raw if "raw" in include else None,
+                cached=step.index < scored.cached_steps,
             )
             for step, score in zip(scored.trajectory.steps, scored.step_scores, strict=True)
         ],

@@ -78,6 +78,7 @@ class Telemetry:
         self._requests.labels("score", *labels).observe(took_s)
         self._tokens.labels(*labels, "prompt").inc(sum(i.prompt_tokens for i in batch.items))
         self._tokens.labels(*labels, "scored").inc(sum(i.scored_tokens for i in batch.items))
+        self._tokens.labels(*labels, "cached").inc(sum(i.cached_tokens for i in batch.items))
         self._steps.labels(*labels).inc(sum(len(i.step_scores) for i in batch.items))
         self._queue.labels(*labels).observe(batch.queue_ms / 1e3)
         self._inference.labels(*labels).observe(batch.inference_ms / 1e3)

@@ -9,6 +9,7 @@ from pathlib import Path
 from prm.chat import ChatTokenizer
 from prm.engine.golden import golden_raw
 from prm.engine.model import CausalLM
+from prm.families.implicit import ImplicitRecipe
 from prm.manifest import GoldenScore, ModelRef, ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import publish, read_version
 from prm.types import Message
@@ -60,8 +61,10 @@ def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
             files={},
             golden=(golden.model_copy(update={"raw": (0.0,) * len(STEPS)}),),
             family="implicit",
-            beta=0.5,
-            reference=ModelRef(name=POLICY, version="1", weights_sha256=policy.weights_sha256),
+            recipe=ImplicitRecipe(
+                beta=0.5,
+                reference=ModelRef(name=POLICY, version="1", weights_sha256=policy.weights_sha256),
+            ).model_dump(exclude_none=True),
             step_separator="\n",
             threshold=0.5,
         ),

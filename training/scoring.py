@@ -1,6 +1,6 @@
 """Step scores of rollouts, through the very code that serves them.
 
-A published or staged version is bound to its family, and the family's own `encode`, `reads` and
+A published or staged version is bound to its family, and the family's own `encode` and
 `score` decide what is read and what comes out, so that a threshold fitted here holds there.
 """
 
@@ -9,8 +9,10 @@ from itertools import islice
 
 from prm.chat import ChatTokenizer
 from prm.engine.model import CausalLM
-from prm.families.base import EncodedTrajectory, LogprobRead
-from prm.families.implicit import ImplicitFamily, step_values
+from prm.engine.reader import read_now
+from prm.families import FAMILIES
+from prm.families.base import EncodedTrajectory, Family, Read, ReadOutput
+from prm.families.implicit import step_values
 from prm.manifest import ModelVersion, PrmManifest
 from prm.steps import join_steps
 from prm.types import StepScore, Trajectory
@@ -33,10 +35,10 @@ class PrmScorer:
         version: ModelVersion,
         tokenizer: ChatTokenizer,
         models: Mapping[str, CausalLM],
-        known: dict[LogprobRead, list[float]] | None = None,
+        known: dict[Read, ReadOutput] | None = None,
     ) -> None:
-        self._family = ImplicitFamily(version, tokenizer)
         assert isinstance(version.manifest, PrmManifest)
+        self._family: Family = FAMILIES[version.manifest.family].load(version, tokenizer)
         self._separator = version.manifest.step_separator
         self._models = models
         self._known = {} if known is None else known
@@ -44,20 +46,19 @@ class PrmScorer:
     def score(self, rollouts: Sequence[Rollout]) -> list[tuple[StepScore, ...]]:
         """The step scores of each rollout, which has at least one step."""
         encoded = [self._encode(rollout) for rollout in rollouts]
-        reads = [list(self._family.reads(item)) for item in encoded]
-        outputs = iter(self._read([read for item in reads for read in item]))
+        outputs = iter(self._read([read for item in encoded for read in item.reads]))
         return [
-            self._family.score(item, list(islice(outputs, len(wanted)))).steps
-            for item, wanted in zip(encoded, reads, strict=True)
+            self._family.score(item, list(islice(outputs, len(item.reads)))).steps
+            for item in encoded
         ]
 
     def reference_log_likelihoods(self, rollouts: Sequence[Rollout]) -> list[list[float]]:
         """Each step's log-probability under the reference alone: the baseline without training."""
         encoded = [self._encode(rollout) for rollout in rollouts]
-        outputs = self._read([list(self._family.reads(item))[-1] for item in encoded])
+        outputs = self._read([item.reads[-1] for item in encoded])
         return [
-            step_values(logprobs, item.step_ends)
-            for item, logprobs in zip(encoded, outputs, strict=True)
+            step_values(output.values, item.step_values)
+            for item, output in zip(encoded, outputs, strict=True)
         ]
 
     def _encode(self, rollout: Rollout) -> EncodedTrajectory:
@@ -65,13 +66,12 @@ class PrmScorer:
         messages = messages_of(rollout.problem)
         return self._family.encode(Trajectory(messages=messages, response=response, steps=steps))
 
-    def _read(self, reads: Sequence[LogprobRead]) -> list[list[float]]:
+    def _read(self, reads: Sequence[Read]) -> list[ReadOutput]:
         """Outputs in the order of `reads`; each model sees what is new of its own in batches."""
         new = [read for read in dict.fromkeys(reads) if read not in self._known]
         for name, model in self._models.items():
             of_model = [read for read in new if read.model == name]
             for start in range(0, len(of_model), FORWARD_ROWS):
                 chunk = of_model[start : start + FORWARD_ROWS]
-                rows = model.logprobs([read.ids for read in chunk], [read.first for read in chunk])
-                self._known.update(zip(chunk, (row.tolist() for row in rows), strict=True))
+                self._known.update(zip(chunk, read_now({name: model}, chunk), strict=True))
         return [self._known[read] for read in reads]

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prm.families.base import LogprobRead
+from prm.families.base import Read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class QueuedRead:
 
     request: int
     index: int
-    read: LogprobRead
+    read: Read
 
 
 class ReadQueue:

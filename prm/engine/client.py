@@ -24,8 +24,8 @@ from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
     ErrorReply,
-    LogprobsReply,
-    LogprobsRequest,
+    ReadReply,
+    ReadRequest,
     Ready,
     Refused,
     Reply,
@@ -36,7 +36,7 @@ from prm.engine.messages import (
 )
 from prm.engine.process import EngineOptions, EngineProcess, start_engine
 from prm.errors import EngineDied, ModelFolderError, Unavailable
-from prm.families.base import LogprobRead
+from prm.families.base import Read
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class EngineState(enum.Enum):
 class _Pending:
     """A request without its last reply. `replies` carries replies, or the error that ends it."""
 
-    request: LogprobsRequest | SampleRequest
+    request: ReadRequest | SampleRequest
     attempts: int = 0
-    replies: asyncio.Queue[LogprobsReply | SampleReply | Exception] = field(
+    replies: asyncio.Queue[ReadReply | SampleReply | Exception] = field(
         default_factory=asyncio.Queue
     )
 
@@ -123,16 +123,16 @@ class EngineClient:
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
 
-    async def logprobs(self, reads: Sequence[LogprobRead]) -> LogprobsReply:
-        """Float32 log-probs for each read. Raises Unavailable, EngineDied."""
+    async def read(self, reads: Sequence[Read]) -> ReadReply:
+        """One output per read. Raises Unavailable, EngineDied."""
         assert reads, "nothing to read"
-        request = LogprobsRequest(id=next(self._ids), reads=tuple(reads))
+        request = ReadRequest(id=next(self._ids), reads=tuple(reads))
         pending = self._submit(request)
         try:
             reply = await pending.replies.get()
             if isinstance(reply, Exception):
                 raise reply
-            assert isinstance(reply, LogprobsReply)
+            assert isinstance(reply, ReadReply)
             return reply
         finally:
             self._forget(pending)
@@ -153,7 +153,7 @@ class EngineClient:
         finally:
             self._forget(pending)
 
-    def _submit(self, request: LogprobsRequest | SampleRequest) -> _Pending:
+    def _submit(self, request: ReadRequest | SampleRequest) -> _Pending:
         if self.state is not EngineState.READY:
             raise Unavailable(f"the engine is {self.state.value}; try again shortly")
         pending = _Pending(request=request)
@@ -241,7 +241,7 @@ class EngineClient:
             case ErrorReply(id=number, message=message):
                 if number in self._pending:
                     self._pending.pop(number).replies.put_nowait(Unavailable(message))
-            case LogprobsReply(id=number):
+            case ReadReply(id=number):
                 if number in self._pending:
                     self._pending.pop(number).replies.put_nowait(reply)
             case SampleReply(id=number):

@@ -10,6 +10,7 @@ import torch
 
 from prm.chat import ChatTokenizer
 from prm.engine.model import CausalLM
+from prm.engine.reader import read_now
 from prm.errors import InvalidInput, ModelFolderError
 from prm.families import FAMILIES
 from prm.manifest import GoldenScore, ModelVersion, PolicyManifest, PrmManifest
@@ -35,12 +36,9 @@ def golden_raw(
         prompt = tokenizer.encode_prompt(golden.messages)
         ids = (*prompt, *tokenizer.encode_response(response).ids)
         return [float(models[version.key].logprobs([ids], [len(prompt)])[0].double().sum())]
-    family = FAMILIES[manifest.family].bind(version, tokenizer)
+    family = FAMILIES[manifest.family].load(version, tokenizer)
     encoded = family.encode(Trajectory(messages=golden.messages, response=response, steps=steps))
-    outputs = [
-        models[read.model].logprobs([read.ids], [read.first])[0].tolist()
-        for read in family.reads(encoded)
-    ]
+    outputs = read_now(models, encoded.reads)
     return [step.raw for step in family.score(encoded, outputs).steps]
 
 
@@ -52,8 +50,8 @@ def check_golden(
     is_exact = all(model.head.dtype == torch.float32 for model in models.values())
     tolerance = TOLERANCE_FLOAT32 if is_exact else TOLERANCE_LOWER
     if isinstance(manifest, PrmManifest):
-        # Raw values are β times a log-ratio, and so are their errors.
-        tolerance *= min(1.0, manifest.beta)
+        # Raw values of an implicit PRM are β times a log-ratio, and so are their errors.
+        tolerance *= min(1.0, float(manifest.recipe.get("beta", 1.0)))
     for number, golden in enumerate(manifest.golden):
         path = version.folder / "manifest.json"
         try:

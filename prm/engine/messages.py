@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from prm.families.base import LogprobRead
+from prm.families.base import Read, ReadOutput
 
 FRAME_HEADER = struct.Struct(">I")
 
@@ -21,12 +21,12 @@ FinishReason = Literal["stop", "separator", "eos", "length", "context", "deadlin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogprobsRequest:
+class ReadRequest:
     """Read all of these; one reply with all outputs."""
 
     id: int
-    reads: tuple[LogprobRead, ...]
-    type: Literal["logprobs"] = "logprobs"
+    reads: tuple[Read, ...]
+    type: Literal["read"] = "read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +78,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogprobsReply:
-    """One list of float32 log-probs per read. `queue_ms` is the wait for the first batch."""
+class ReadReply:
+    """One output per read. `queue_ms` is the wait for the first batch."""
 
     id: int
-    outputs: tuple[tuple[float, ...], ...]
+    outputs: tuple[ReadOutput, ...]
     queue_ms: float
     inference_ms: float
-    type: Literal["logprobs"] = "logprobs"
+    type: Literal["read"] = "read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +109,8 @@ class ErrorReply:
     type: Literal["error"] = "error"
 
 
-Request = LogprobsRequest | SampleRequest | CancelRequest
-Reply = Ready | Refused | LogprobsReply | SampleReply | ErrorReply
+Request = ReadRequest | SampleRequest | CancelRequest
+Reply = Ready | Refused | ReadReply | SampleReply | ErrorReply
 
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 _replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

@@ -119,6 +119,13 @@ class CausalLM:
         counts = [len(s) - start for s, start in zip(ids, first, strict=True)]
         return list(torch.split(flat, counts))
 
+    @torch.inference_mode()
+    def head_values(
+        self, hidden: Float[Tensor, "n size"], labels: Sequence[int]
+    ) -> Float[Tensor, "n labels"]:
+        """Float32 logits of these vocabulary ids after each of these hidden states."""
+        return (hidden @ self.head[list(labels)].T).float()
+
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
     """The tokens that end a turn by the folder's generation_config.json, else by its config."""

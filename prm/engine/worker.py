@@ -30,8 +30,8 @@ from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
     ErrorReply,
-    LogprobsReply,
-    LogprobsRequest,
+    ReadReply,
+    ReadRequest,
     Ready,
     Refused,
     Reply,
@@ -42,8 +42,10 @@ from prm.engine.messages import (
     reply_frame,
 )
 from prm.engine.model import CausalLM
+from prm.engine.reader import read_now
 from prm.engine.sampler import Draft, Sampler, SamplingParams
 from prm.errors import ModelFolderError
+from prm.families.base import ReadOutput
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import read_version
 
@@ -54,10 +56,10 @@ NOT_FINITE = "the model computed a log-prob that is no finite number; its weight
 
 
 @dataclass(slots=True, kw_only=True)
-class PendingLogprobs:
+class PendingReads:
     """A scoring request with some of its outputs still missing."""
 
-    outputs: list[tuple[float, ...]]
+    outputs: list[ReadOutput | None]
     missing: int
     arrived_s: float = field(default_factory=time.perf_counter)
     queue_ms: float | None = None
@@ -80,7 +82,7 @@ class Worker:
         self._connection = connection
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._reads = ReadQueue(token_budget)
-        self._pending: dict[int, PendingLogprobs] = {}
+        self._pending: dict[int, PendingReads] = {}
 
     def run(self) -> None:
         """Serve until the socket is closed."""
@@ -116,9 +118,9 @@ class Worker:
 
     def _accept(self, request: Request) -> None:
         match request:
-            case LogprobsRequest(id=number, reads=reads):
-                self._pending[number] = PendingLogprobs(
-                    outputs=[()] * len(reads), missing=len(reads)
+            case ReadRequest(id=number, reads=reads):
+                self._pending[number] = PendingReads(
+                    outputs=[None] * len(reads), missing=len(reads)
                 )
                 self._reads.extend(
                     QueuedRead(request=number, index=index, read=read)
@@ -163,11 +165,10 @@ class Worker:
         started = time.perf_counter()
         model = self._models[batch[0].read.model]
         try:
-            outputs = model.logprobs([e.read.ids for e in batch], [e.read.first for e in batch])
+            found = read_now({batch[0].read.model: model}, [entry.read for entry in batch])
         except (RuntimeError, IndexError) as error:
             self._fail_batch(batch, error)
             return
-        rows = [tuple(output.tolist()) for output in outputs]
         took_ms = 1e3 * (time.perf_counter() - started)
         touched = {entry.request for entry in batch}
         for number in touched:
@@ -175,20 +176,21 @@ class Worker:
             pending.inference_ms += took_ms
             if pending.queue_ms is None:
                 pending.queue_ms = 1e3 * (started - pending.arrived_s)
-        for entry, row in zip(batch, rows, strict=True):
+        for entry, row in zip(batch, found, strict=True):
             pending = self._pending[entry.request]
             pending.outputs[entry.index] = row
             pending.missing -= 1
         for number in touched:
             if self._pending[number].missing == 0:
                 done = self._pending.pop(number)
-                if not all(math.isfinite(value) for row in done.outputs for value in row):
+                outputs = [output for output in done.outputs if output is not None]
+                if not all(math.isfinite(value) for row in outputs for value in row.values):
                     self._send(ErrorReply(id=number, message=NOT_FINITE))
                     continue
                 self._send(
-                    LogprobsReply(
+                    ReadReply(
                         id=number,
-                        outputs=tuple(done.outputs),
+                        outputs=tuple(outputs),
                         queue_ms=done.queue_ms or 0.0,
                         inference_ms=done.inference_ms,
                     )

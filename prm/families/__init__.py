@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from prm.families import implicit
 from prm.families.base import FamilySpec
 
-FAMILIES: Mapping[str, FamilySpec] = MappingProxyType({implicit.SPEC.name: implicit.SPEC})
+FAMILIES: Mapping[str, FamilySpec[Any]] = MappingProxyType(
+    {spec.name: spec for spec in (implicit.SPEC,)}
+)

@@ -1,15 +1,21 @@
 """What a PRM family is: how a trajectory becomes tokens, and model outputs become step scores.
 
 A family is pure: it names the reads that it wants of its models and maps what comes back. Running
-the models is the engine's business, so a family can be tested on numbers worked out by hand.
+the models is a backend's business, so a family can be tested on numbers worked out by hand.
+
+In every family a step's `raw` number is a logit: its score is σ(raw), in [0, 1], higher is better.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prm.chat import ChatTokenizer
-from prm.manifest import ModelVersion
+from prm.errors import InvalidInput, ModelFolderError
+from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.types import StepScore, TokenRewards, Trajectory
 
 
@@ -21,19 +27,90 @@ class LogprobRead:
     ids: tuple[int, ...]
     first: int
 
+    @property
+    def width(self) -> int:
+        """Numbers per value."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRead:
+    """Ask what a model's head says at these positions, ascending; raw, in float32.
+
+    `labels` are the vocabulary ids whose logits are wanted of a causal LM; empty for a checkpoint
+    with a head of its own, all of whose `width` outputs are wanted.
+    """
+
+    model: str
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    width: int
+    labels: tuple[int, ...] = ()
+
+
+Read = LogprobRead | HeadRead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOutput:
+    """What one read found: `width` numbers per target token or position, flat.
+
+    `cached_tokens` of its ids cost no forward; the first `cached_values` of its values were not
+    computed for this request.
+    """
+
+    values: tuple[float, ...]
+    cached_tokens: int = 0
+    cached_values: int = 0
+
+
+class Recipe(BaseModel):
+    """A family's settings, as a manifest holds them. `name` and `revision` stand in every answer.
+
+    `context_limit` is the longest item that the model was trained for, where that is less than what
+    its configuration allows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    revision: int = Field(default=1, ge=1)
+    context_limit: int | None = Field(default=None, ge=1)
+
+    @property
+    def label(self) -> str:
+        """`name/revision`."""
+        return f"{self.name}/{self.revision}"
+
+    @property
+    def references(self) -> tuple[ModelRef, ...]:
+        """Other versions that this one is read together with."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadLayout:
+    """A checkpoint's own head: `prefix` of its tensors, and the number of its outputs.
+
+    Linear layers are named by `layers`: ("",) is `score.weight`; ("0", "2") is `score.0.weight`,
+    a ReLU, `score.2.weight`.
+    """
+
+    prefix: str
+    outputs: int
+    layers: tuple[str, ...] = ("",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedTrajectory:
-    """Tokens of a trajectory, and where each step ends in them.
+    """A trajectory's tokens and the reads that score it.
 
-    `ids[first:]` are the response's tokens; `step_ends[k]` counts the response tokens up to and
-    including the last one of step k; `char_offsets` has one span per response token.
+    `step_values[k]` is how many values of each read the scores of steps 0 to k need.
     """
 
     ids: tuple[int, ...]
-    first: int
-    step_ends: tuple[int, ...]
-    char_offsets: tuple[tuple[int, int], ...]
+    reads: tuple[Read, ...]
+    step_values: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,35 +118,84 @@ class FamilyScores:
     """Step scores in step order, and per-token rewards where the family has them."""
 
     steps: tuple[StepScore, ...]
-    tokens: TokenRewards | None
+    tokens: TokenRewards | None = None
 
 
 class Family(Protocol):
-    """One PRM kind, bound to one version's tokenizer and settings."""
+    """One PRM kind, bound to one version's tokenizer and recipe."""
 
-    name: str
+    @property
+    def recipe(self) -> Recipe:
+        """How the version is read."""
+        ...
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
-        """Tokens of the trajectory. Raises InvalidInput when it is too long for the model."""
+        """Tokens and reads. Raises InvalidInput when the model cannot read the trajectory."""
         ...
 
-    def reads(self, encoded: EncodedTrajectory) -> Sequence[LogprobRead]:
-        """What must be read from which model."""
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
+        """Step scores from the outputs of `encoded.reads`, in the same order."""
         ...
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[Sequence[float]]) -> FamilyScores:
-        """Step scores from the outputs of `reads`, in the same order."""
-        ...
+
+R = TypeVar("R", bound=Recipe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FamilySpec:
-    """How a family presents itself before any version of it is loaded."""
+class FamilySpec(Generic[R]):
+    """How a family presents itself before any version of it is loaded.
+
+    `head` tells where a checkpoint keeps its head; None reads the vocabulary's logits.
+    """
 
     name: str
-    architecture_suffix: Literal["ForCausalLM", "ForTokenClassification"]
-    bind: Callable[[ModelVersion, ChatTokenizer], Family]
+    architectures: tuple[str, ...]
+    recipe: type[R]
+    bind: Callable[[ModelVersion, R, ChatTokenizer], Family]
+    head: Callable[[R], HeadLayout | None] = field(default=lambda _: None)
 
     def reads_architecture(self, architecture: str) -> bool:
-        """Whether a checkpoint of this architecture can be read this way."""
-        return architecture.endswith(self.architecture_suffix)
+        """Whether a checkpoint of this architecture can be read this way, by its name's end."""
+        return architecture.endswith(self.architectures)
+
+    def recipe_of(self, version: ModelVersion) -> R:
+        """The version's recipe. Raises ModelFolderError naming the field that does not fit."""
+        assert isinstance(version.manifest, PrmManifest)
+        try:
+            return self.recipe.model_validate(version.manifest.recipe)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(["recipe", *map(str, first["loc"])])
+            raise ModelFolderError(
+                version.folder / "manifest.json", f"field {place}: {first['msg']}"
+            ) from error
+
+    def load(self, version: ModelVersion, tokenizer: ChatTokenizer) -> Family:
+        """The family, bound to a version. Raises ModelFolderError when its recipe does not fit."""
+        return self.bind(version, self.recipe_of(version), tokenizer)
+
+
+def check_length(length: int, limit: int, model: str, about: str = "") -> None:
+    """Raises InvalidInput for an item of more than `limit` tokens: nothing is ever cut off."""
+    if length > limit:
+        raise InvalidInput(
+            f"the item is {about}{length} tokens long, and {model} reads at most {limit}; "
+            "send fewer or shorter steps"
+        )
+
+
+def context_limit(version: ModelVersion, recipe: Recipe) -> int:
+    """The most tokens of an item: what the model can read, and what it was trained to read."""
+    return min(version.context_limit, recipe.context_limit or version.context_limit)
+
+
+def sigmoid(value: float) -> float:
+    """1 / (1 + e^-value), without overflow at either end."""
+    if value >= 0:
+        return 1.0 / (1.0 + math.exp(-value))
+    return math.exp(value) / (1.0 + math.exp(value))
+
+
+def step_score(raw: float) -> StepScore:
+    """The score of a logit."""
+    return StepScore(raw=raw, score=sigmoid(raw))

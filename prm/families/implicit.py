@@ -11,73 +11,91 @@ over the step. `step_value` chooses which of the two is the step's number ("sing
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
+
+from pydantic import Field
 
 from prm.chat import ChatTokenizer
-from prm.errors import InvalidInput
 from prm.families.base import (
     EncodedTrajectory,
     FamilyScores,
     FamilySpec,
     LogprobRead,
+    ReadOutput,
+    Recipe,
+    check_length,
+    context_limit,
+    step_score,
 )
-from prm.manifest import ModelVersion, PrmManifest
-from prm.types import StepScore, TokenRewards, Trajectory
+from prm.manifest import Finite, ModelRef, ModelVersion
+from prm.types import TokenRewards, Trajectory
+
+
+class ImplicitRecipe(Recipe):
+    """β of the trained model, its reference, and which of the two values is a step's number."""
+
+    name: Literal["implicit"] = "implicit"
+    beta: Finite = Field(gt=0)
+    step_value: Literal["single", "accumulative"] = "single"
+    reference: ModelRef
+
+    @property
+    def references(self) -> tuple[ModelRef, ...]:
+        """See `Recipe.references`."""
+        return (self.reference,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedResponse(EncodedTrajectory):
+    """An encoded trajectory, and its response's tokens: `ids[first:]`, with a span each."""
+
+    first: int
+    char_offsets: tuple[tuple[int, int], ...]
 
 
 class ImplicitFamily:
     """An implicit PRM version, ready to encode and to score."""
 
-    name = "implicit"
-
-    def __init__(self, version: ModelVersion, tokenizer: ChatTokenizer) -> None:
-        assert isinstance(version.manifest, PrmManifest)
+    def __init__(
+        self, version: ModelVersion, recipe: ImplicitRecipe, tokenizer: ChatTokenizer
+    ) -> None:
+        self.recipe = recipe
         self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = version.context_limit
-        self._beta = version.manifest.beta
-        self._step_value = version.manifest.step_value
-        reference = version.manifest.reference
-        self._reference = f"{reference.name}@{reference.version}"
+        self._models = (version.key, recipe.reference.key)
+        self._context_limit = context_limit(version, recipe)
 
-    def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
-        """See `Family.encode`."""
+    def encode(self, trajectory: Trajectory) -> EncodedResponse:
+        """See `Family.encode`. Both models read the response's tokens."""
         texts = [message.content for message in trajectory.messages]
         self._check_length(self._tokenizer.least_tokens(*texts, trajectory.response), "at least ")
         prompt = self._tokenizer.encode_prompt(trajectory.messages)
         response = self._tokenizer.encode_response(trajectory.response)
         self._check_length(len(prompt) + len(response.ids))
         starts = [start for start, _ in response.char_offsets]
-        return EncodedTrajectory(
-            ids=prompt + response.ids,
+        ids = prompt + response.ids
+        return EncodedResponse(
+            ids=ids,
+            reads=tuple(LogprobRead(model=m, ids=ids, first=len(prompt)) for m in self._models),
+            step_values=tuple(bisect_left(starts, step.char_end) for step in trajectory.steps),
             first=len(prompt),
-            step_ends=tuple(bisect_left(starts, step.char_end) for step in trajectory.steps),
             char_offsets=response.char_offsets,
         )
 
     def _check_length(self, length: int, about: str = "") -> None:
-        if length > self._context_limit:
-            raise InvalidInput(
-                f"the item is {about}{length} tokens long, and {self._model} reads at most "
-                f"{self._context_limit}; send fewer or shorter steps"
-            )
+        check_length(length, self._context_limit, self._models[0], about)
 
-    def reads(self, encoded: EncodedTrajectory) -> Sequence[LogprobRead]:
-        """The response's log-probs under the trained and under the reference model."""
-        return [
-            LogprobRead(model=model, ids=encoded.ids, first=encoded.first)
-            for model in (self._model, self._reference)
-        ]
-
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[Sequence[float]]) -> FamilyScores:
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
         """See `Family.score`."""
+        assert isinstance(encoded, EncodedResponse)
         trained, reference = outputs
-        rewards = token_rewards(trained, reference, beta=self._beta)
-        raws = step_values(rewards, encoded.step_ends)
-        if self._step_value == "accumulative":
+        rewards = token_rewards(trained.values, reference.values, beta=self.recipe.beta)
+        raws = step_values(rewards, encoded.step_values)
+        if self.recipe.step_value == "accumulative":
             raws = list(accumulate(raws))
         return FamilyScores(
-            steps=tuple(StepScore(raw=raw, score=sigmoid(raw)) for raw in raws),
+            steps=tuple(map(step_score, raws)),
             tokens=TokenRewards(
                 ids=encoded.ids[encoded.first :],
                 char_offsets=encoded.char_offsets,
@@ -104,11 +122,9 @@ def step_values(rewards: Sequence[float], step_ends: Sequence[int]) -> list[floa
     return [math.fsum(rewards[start:end]) for start, end in zip(starts, step_ends, strict=True)]
 
 
-def sigmoid(value: float) -> float:
-    """1 / (1 + e^-value), without overflow at either end."""
-    if value >= 0:
-        return 1.0 / (1.0 + math.exp(-value))
-    return math.exp(value) / (1.0 + math.exp(value))
-
-
-SPEC = FamilySpec(name=ImplicitFamily.name, architecture_suffix="ForCausalLM", bind=ImplicitFamily)
+SPEC = FamilySpec(
+    name="implicit",
+    architectures=("ForCausalLM",),
+    recipe=ImplicitRecipe,
+    bind=ImplicitFamily,
+)

@@ -99,7 +99,9 @@ class ItemOut(BaseModel):
 
 
 class ScoreUsage(BaseModel):
-    """`prompt_tokens` were sent, `scored_tokens` were read by a model, over all its models."""
+    """`prompt_tokens` were sent. Over all models of the version, `scored_tokens` were read for this
+    request, and `cached_tokens` had been read before, or for another item of it.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -125,6 +127,7 @@ class ScoreResponse(BaseModel):
     model: str
     model_version: str
     family: str
+    recipe: str = Field(description="how the family was read, NAME/REVISION")
     data: list[ItemOut]
     usage: ScoreUsage
     timing_ms: ScoreTiming

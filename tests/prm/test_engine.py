@@ -72,7 +72,7 @@ def kill(client: EngineClient) -> None:
 
 async def test_answers_are_the_same_alone_in_a_crowd_and_after_it(tiny_models: Path) -> None:
     async with running(tiny_models, token_budget=200) as client:
-        (alone,) = (await client.logprobs([READ])).outputs
+        (alone,) = (await client.read([READ])).outputs
         others = [
             LogprobRead(model=f"{name}@1", ids=tuple(range(5, 5 + length)), first=1)
             for length in range(3, 60, 3)
@@ -80,9 +80,9 @@ async def test_answers_are_the_same_alone_in_a_crowd_and_after_it(tiny_models: P
         ]
         sampled, crowd = await asyncio.gather(
             sample(client, sample_request(count=8, max_tokens=60)),
-            asyncio.gather(*[client.logprobs([other, READ]) for other in others]),
+            asyncio.gather(*[client.read([other, READ]) for other in others]),
         )
-        (after,) = (await client.logprobs([READ])).outputs
+        (after,) = (await client.read([READ])).outputs
         assert len(sampled) == 8
         for reply in crowd:
             assert reply.outputs[1] == pytest.approx(alone, abs=1e-5)
@@ -98,7 +98,7 @@ async def test_killed_engine_is_replaced_and_what_was_in_it_is_answered(tiny_mod
         kill(client)
         await until(lambda: client.state is EngineState.STARTING)
         with pytest.raises(Unavailable, match="starting"):
-            await client.logprobs([READ])
+            await client.read([READ])
         retried = await work
         assert {n: r.ids for n, r in retried.items()} == {n: r.ids for n, r in expected.items()}
         assert client.restarts == 1
@@ -116,7 +116,7 @@ async def test_a_request_that_two_engines_died_under_fails(tiny_models: Path) ->
         with pytest.raises(EngineDied, match="twice"):
             await work
         await client.wait_settled()
-        assert len((await client.logprobs([READ])).outputs) == 1
+        assert len((await client.read([READ])).outputs) == 1
 
 
 async def test_a_caller_who_leaves_stops_the_work(tiny_models: Path) -> None:
@@ -149,7 +149,7 @@ async def test_a_golden_score_that_is_not_reproduced_is_refused(
         assert client.state is EngineState.REFUSED
         assert len(refused) == 1
         with pytest.raises(Unavailable):
-            await client.logprobs([READ])
+            await client.read([READ])
     finally:
         await client.close()
 
@@ -157,9 +157,9 @@ async def test_a_golden_score_that_is_not_reproduced_is_refused(
 async def test_a_read_that_cannot_be_computed_fails_alone(tiny_models: Path) -> None:
     beyond = LogprobRead(model=f"{PRM}@1", ids=(1, 2, 100_000, 3), first=1)
     async with running(tiny_models) as client:
-        (expected,) = (await client.logprobs([READ])).outputs
+        (expected,) = (await client.read([READ])).outputs
         answers = await asyncio.gather(
-            *[client.logprobs([read]) for read in (READ, READ, beyond, READ)],
+            *[client.read([read]) for read in (READ, READ, beyond, READ)],
             return_exceptions=True,
         )
         failed = [answer for answer in answers if isinstance(answer, BaseException)]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from prm.families.implicit import ImplicitFamily, sigmoid, step_values, token_rewards
+from prm.families.base import sigmoid
+from prm.families.implicit import SPEC, ImplicitFamily, step_values, token_rewards
 from prm.registry import load_version
 from prm.steps import join_steps
 from prm.types import Trajectory
@@ -49,7 +50,7 @@ def test_sigmoid_has_no_overflow_and_is_symmetric(value: float) -> None:
 @pytest.fixture(scope="module")
 def family(tiny_models: Path) -> ImplicitFamily:
     version = load_version(tiny_models / PRM / "1")
-    return ImplicitFamily(version, ChatTokenizer(version.folder))
+    return ImplicitFamily(version, SPEC.recipe_of(version), ChatTokenizer(version.folder))
 
 
 def trajectory(steps: list[str]) -> Trajectory:
@@ -63,7 +64,7 @@ def test_a_step_ends_at_its_last_token(family: ImplicitFamily, steps: list[str])
     encoded = family.encode(trajectory(steps))
     # One token per byte of UTF-8, so the ends can be counted by hand.
     ends = [len("\n".join(steps[: k + 1]).encode()) for k in range(len(steps))]
-    assert list(encoded.step_ends) == ends
+    assert list(encoded.step_values) == ends
     assert len(encoded.char_offsets) == len(encoded.ids) - encoded.first
 
 

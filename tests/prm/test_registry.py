@@ -34,7 +34,7 @@ def test_a_published_folder_opens(root: Path) -> None:
     assert by_name is not None
     assert by_key is by_name
     assert isinstance(by_name.manifest, PrmManifest)
-    assert registry.reference_of(by_name.manifest).key == f"{POLICY}@1"
+    assert [v.key for v in registry.references_of(by_name)] == [f"{POLICY}@1"]
     assert registry.get("nope") is registry.get(f"{PRM}@2") is registry.get("../x") is None
 
 
@@ -93,10 +93,18 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda v: edit_json(v / "manifest.json", name="other"),
         r"says other@1, but lies under tiny-prm/1",
     ),
+    "impossible recipe": (
+        lambda v: edit_json(v / "manifest.json", recipe={"name": "implicit", "beta": -1}),
+        r"manifest\.json: field recipe\.beta: Input should be greater than 0",
+    ),
     "another reference": (
         lambda v: edit_json(
             v / "manifest.json",
-            reference={"name": POLICY, "version": "1", "weights_sha256": "0" * 64},
+            recipe={
+                "name": "implicit",
+                "beta": 0.5,
+                "reference": {"name": POLICY, "version": "1", "weights_sha256": "0" * 64},
+            },
         ),
         r"is not the reference that tiny-prm@1 was trained against",
     ),

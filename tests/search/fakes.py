@@ -97,5 +97,7 @@ class ScriptedScorer:
             first_error=None,
             tokens=None,
             prompt_tokens=len(trajectory.response),
+            cached_tokens=0,
+            cached_steps=0,
             scored_tokens=len(trajectory.response),
         )

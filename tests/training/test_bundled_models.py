@@ -54,7 +54,7 @@ def groups(
 ) -> list[list[Rollout]]:
     """Fresh samples of problems that neither model was trained on."""
     assert isinstance(prm.manifest, PrmManifest)
-    policy = registry.reference_of(prm.manifest)
+    (policy,) = registry.references_of(prm)
     return sample_rollouts(
         models[policy.key],
         ChatTokenizer(policy.folder),

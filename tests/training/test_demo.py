@@ -42,8 +42,8 @@ def test_the_prm_pins_the_policy_as_its_reference(published: Path) -> None:
     assert prm is not None
     assert policy is not None
     assert isinstance(prm.manifest, PrmManifest)
-    assert registry.reference_of(prm.manifest) is policy
-    assert prm.manifest.reference.weights_sha256 == policy.weights_sha256
+    assert registry.references_of(prm) == [policy]
+    assert prm.manifest.recipe["reference"]["weights_sha256"] == policy.weights_sha256
     assert (prm.manifest.aggregation, prm.manifest.step_separator) == ("min", "\n")
 
 

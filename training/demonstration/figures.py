@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from prm.aggregation import AGGREGATIONS, AggregationName
+from prm.families.implicit import ImplicitRecipe
 from prm.manifest import PrmManifest
 from prm.types import StepScore
 from training.demonstration.staged import Staged
@@ -43,8 +44,9 @@ class Choice:
 def choose(staged: Staged, validation: Groups) -> Choice:
     """The step value and threshold that find first errors best, by F1 on validation problems."""
     best: tuple[float, PrmManifest] | None = None
-    for step_value in get_args(PrmManifest.model_fields["step_value"].annotation):
-        manifest = staged.prm_manifest.model_copy(update={"step_value": step_value})
+    for step_value in get_args(ImplicitRecipe.model_fields["step_value"].annotation):
+        recipe = {**staged.prm_manifest.recipe, "step_value": step_value}
+        manifest = staged.prm_manifest.model_copy(update={"recipe": recipe})
         threshold, f1 = fit_threshold(validation, prm_scores(staged, manifest, validation))
         if best is None or f1 > best[0]:
             best = f1, manifest.model_copy(update={"threshold": threshold})
@@ -77,7 +79,7 @@ def measure(staged: Staged, choice: Choice, test: Groups) -> dict[str, Any]:
             ),
         },
         "chosen_on_validation": {
-            "step_value": choice.manifest.step_value,
+            "step_value": choice.manifest.recipe["step_value"],
             "threshold": choice.manifest.threshold,
             "f1": round(choice.validation_f1, 4),
             "reference_threshold": choice.reference_threshold,

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from prm.manifest import ModelRef
 from prm.registry import publish
 from training.demonstration.figures import Choice, choose, measure
 from training.demonstration.report import write_report
@@ -82,9 +81,11 @@ def release(
         staged.policy_folder,
         policy_manifest.model_copy(update={"golden": staged.golden(policy_manifest, validation)}),
     )
-    pinned = choice.manifest.reference.model_copy(update={"weights_sha256": policy.weights_sha256})
-    assert isinstance(pinned, ModelRef)
-    prm_manifest = choice.manifest.model_copy(update={**notes, "reference": pinned})
+    recipe = choice.manifest.recipe
+    pinned = {**recipe["reference"], "weights_sha256": policy.weights_sha256}
+    prm_manifest = choice.manifest.model_copy(
+        update={**notes, "recipe": {**recipe, "reference": pinned}}
+    )
     publish(
         out,
         staged.prm_folder,

@@ -8,7 +8,8 @@ import torch
 from prm.chat import ChatTokenizer
 from prm.engine.golden import golden_raw
 from prm.engine.model import CausalLM
-from prm.families.base import LogprobRead
+from prm.families.base import Read, ReadOutput
+from prm.families.implicit import ImplicitRecipe
 from prm.manifest import GoldenScore, ModelRef, ModelVersion, PolicyManifest, PrmManifest
 from training.data import messages_of
 from training.demonstration.settings import DemoSettings
@@ -37,7 +38,7 @@ class Staged:
             f"{name}@{version}": CausalLM.load(folder, device="cpu", dtype=torch.float32)
             for name, folder in ((POLICY, policy), (PRM, prm))
         }
-        self._known: dict[LogprobRead, list[float]] = {}
+        self._known: dict[Read, ReadOutput] = {}
         self.policy_manifest = PolicyManifest(
             name=POLICY,
             version=version,
@@ -53,8 +54,10 @@ class Staged:
             files={},
             golden=_NO_GOLDEN,
             family="implicit",
-            beta=settings.beta,
-            reference=ModelRef(name=POLICY, version=version, weights_sha256=_NO_HASH),
+            recipe=ImplicitRecipe(
+                beta=settings.beta,
+                reference=ModelRef(name=POLICY, version=version, weights_sha256=_NO_HASH),
+            ).model_dump(exclude_none=True),
             step_separator=arithmetic.SEPARATOR,
             aggregation="min",
             threshold=0.5,
