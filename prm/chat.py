@@ -46,7 +46,7 @@ class ChatTokenizer:
         self._template_variables = {
             name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
         }
-        self._template_source = _template_source(folder, config)
+        self._config = config
         self._path = folder
 
     @cached_property
@@ -61,7 +61,7 @@ class ChatTokenizer:
             value, ensure_ascii=False, indent=indent
         )
         try:
-            return environment.from_string(self._template_source)
+            return environment.from_string(_template_source(self._path, self._config))
         except jinja2.TemplateError as error:
             raise ModelFolderError(
                 self._path, f"the chat template does not parse: {error}"
@@ -82,17 +82,25 @@ class ChatTokenizer:
         Raises InvalidInput when a message spells out a control token, or the template refuses.
         """
         for position, message in enumerate(messages):
-            for special in self._specials:
-                if (at := message.content.find(special)) >= 0:
-                    raise InvalidInput(
-                        f"the text holds the control token {special!r} at character {at}; "
-                        "remove it or write it differently",
-                        param=f"messages[{position}].content",
-                    )
+            self.refuse_control_tokens(message.content, param=f"messages[{position}].content")
+        return self.encode_markup(self.render(messages, add_generation_prompt=True))
+
+    def refuse_control_tokens(self, text: str, *, param: str) -> None:
+        """Raises InvalidInput when the text spells out a control token."""
+        for special in self._specials:
+            if (at := text.find(special)) >= 0:
+                raise InvalidInput(
+                    f"the text holds the control token {special!r} at character {at}; "
+                    "remove it or write it differently",
+                    param=param,
+                )
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """The chat as the model's template writes it. Raises InvalidInput when it refuses."""
         try:
-            rendered = self._template.render(
+            return self._template.render(
                 messages=[{"role": m.role, "content": m.content} for m in messages],
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
                 tools=None,
                 documents=None,
                 **self._template_variables,
@@ -101,12 +109,23 @@ class ChatTokenizer:
             raise InvalidInput(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        return tuple(self._with_specials.encode(rendered, add_special_tokens=False).ids)
+
+    def encode_markup(self, text: str, *, add_special_tokens: bool = False) -> tuple[int, ...]:
+        """Ids of text in which control tokens count as such: only for text that we built.
+
+        `add_special_tokens` adds what the tokenizer puts around every text, such as a BOS token.
+        """
+        encoding = self._with_specials.encode(text, add_special_tokens=add_special_tokens)
+        return tuple(encoding.ids)
 
     def encode_response(self, response: str) -> EncodedText:
         """Ids and character offsets of what the assistant writes; never yields a control token."""
         encoding = self._tokenizer.encode(response, add_special_tokens=False)
         return EncodedText(tuple(encoding.ids), tuple(encoding.offsets))
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a vocabulary entry or added token, spelt as the vocabulary spells it; or None."""
+        return self._with_specials.token_to_id(token)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of these ids, control tokens left out."""
@@ -119,6 +138,11 @@ class ChatTokenizer:
     def decode_next(self, stream: DecodeStream, token_id: int) -> str:
         """The text that this id completes; empty in the middle of a multi-byte character."""
         return stream.step(self._with_specials, token_id) or ""
+
+    @property
+    def bos_text(self) -> str:
+        """The token that begins a text, spelt out; empty where the tokenizer names none."""
+        return self._template_variables["bos_token"]
 
     @cached_property
     def eos_id(self) -> int | None:

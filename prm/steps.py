@@ -1,14 +1,18 @@
 """Text ↔ steps, with exact character offsets into the response.
 
 Two ways in: the caller has steps already (they are joined, and the join is what the model reads),
-or the caller has raw text (it is cut, and what lies between two steps is a separator).
+or the caller has raw text (it is cut, and what lies between two steps is a separator; the ways to
+cut are in `prm/segmentation.py`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prm.errors import InvalidInput
 from prm.types import Step
+
+# From, and up to but not with, this character of a text.
+Span = tuple[int, int]
 
 
 def join_steps(steps: Sequence[str], separator: str) -> tuple[str, tuple[Step, ...]]:
@@ -41,12 +45,24 @@ def cut_steps(response: str, separator: str) -> tuple[Step, ...]:
 
     Raises InvalidInput when nothing but white space and separators is there.
     """
+    cuts = [cut.span() for cut in re.finditer(re.escape(separator), response)]
+    return place_steps(response, between(cuts, 0, len(response)))
+
+
+def between(cuts: Iterable[Span], start: int, end: int) -> list[Span]:
+    """What `cuts`, disjoint and in order, leave of the stretch from `start` to `end`."""
     pieces = []
-    start = 0
-    for cut in re.finditer(re.escape(separator), response):
-        pieces.append((start, cut.start()))
-        start = cut.end()
-    pieces.append((start, len(response)))
+    for cut_start, cut_end in cuts:
+        pieces.append((start, cut_start))
+        start = cut_end
+    return [*pieces, (start, end)]
+
+
+def place_steps(response: str, pieces: Iterable[Span]) -> tuple[Step, ...]:
+    """The steps at these places, pieces of white space alone left out.
+
+    Raises InvalidInput when no piece is left.
+    """
     kept = [(start, end) for start, end in pieces if response[start:end].strip()]
     if not kept:
         raise InvalidInput("response holds no step, only white space", param="response")

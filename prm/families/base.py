@@ -13,7 +13,9 @@ from typing import Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prm.aggregation import AggregationName
 from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.types import StepScore, TokenRewards, Trajectory
@@ -141,17 +143,33 @@ class Family(Protocol):
 R = TypeVar("R", bound=Recipe)
 
 
+class RecipeMismatch(Exception):
+    """A checkpoint is not of a family. The message says what differs, with the numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal(Generic[R]):
+    """How a checkpoint would be read, and what its authors split, decide and rank by."""
+
+    recipe: R
+    step_separator: str = "\n\n"
+    aggregation: AggregationName = "min"
+    threshold: float = 0.5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilySpec(Generic[R]):
     """How a family presents itself before any version of it is loaded.
 
-    `head` tells where a checkpoint keeps its head; None reads the vocabulary's logits.
+    `head` tells where a checkpoint keeps its head; None reads the vocabulary's logits. `propose`
+    makes the recipe of a checkpoint of this kind and raises RecipeMismatch for any other.
     """
 
     name: str
     architectures: tuple[str, ...]
     recipe: type[R]
     bind: Callable[[ModelVersion, R, ChatTokenizer], Family]
+    propose: Callable[[Checkpoint], "Proposal[R]"]
     head: Callable[[R], HeadLayout | None] = field(default=lambda _: None)
 
     def reads_architecture(self, architecture: str) -> bool:

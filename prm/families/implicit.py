@@ -18,13 +18,16 @@ from typing import Literal
 from pydantic import Field
 
 from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
 from prm.families.base import (
     EncodedTrajectory,
     FamilyScores,
     FamilySpec,
     LogprobRead,
+    Proposal,
     ReadOutput,
     Recipe,
+    RecipeMismatch,
     check_length,
     context_limit,
     step_score,
@@ -122,9 +125,15 @@ def step_values(rewards: Sequence[float], step_ends: Sequence[int]) -> list[floa
     return [math.fsum(rewards[start:end]) for start, end in zip(starts, step_ends, strict=True)]
 
 
+def propose(checkpoint: Checkpoint) -> Proposal[ImplicitRecipe]:
+    """Nothing in a checkpoint tells β or the reference: they must be named."""
+    raise RecipeMismatch("an implicit PRM looks like any causal LM; name --family and --reference")
+
+
 SPEC = FamilySpec(
     name="implicit",
     architectures=("ForCausalLM",),
     recipe=ImplicitRecipe,
     bind=ImplicitFamily,
+    propose=propose,
 )
