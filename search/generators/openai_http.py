@@ -156,7 +156,7 @@ class OpenAIGenerator:
                 if choice.finish_reason is not None:
                     written.put_nowait(await self._finish(draft, choice, params))
         if not all(draft.is_written for draft in drafts):
-            raise Unavailable(f"the policy server at {self._server.address} ended its answer early")
+            raise Unavailable(f"{self._server.label} ended its answer early")
 
     async def _finish(self, draft: "_Draft", last: Choice, params: GenerateParams) -> Written:
         """The draft, ended for the reason that its last piece gives."""
@@ -164,10 +164,7 @@ class OpenAIGenerator:
         if last.finish_reason == "length":
             return draft.end("length")
         if last.finish_reason != "stop":
-            raise Unavailable(
-                f"the policy server at {self._server.address} gave up a text "
-                f"({last.finish_reason!r:.40})"
-            )
+            raise Unavailable(f"{self._server.label} gave up a text ({last.finish_reason!r:.40})")
         if not isinstance(stop, str):
             return draft.end("eos")
         before, _, _ = draft.text.partition(stop)
