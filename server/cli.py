@@ -8,12 +8,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from server.settings import Settings
+from server.options import (
+    Json,
+    Key,
+    Models,
+    PolicyUrl,
+    Url,
+    connection_of,
+    fail,
+    run_command,
+    settings_of,
+)
 
 app = typer.Typer(
     help="Rung: process reward models in production.",
@@ -25,24 +34,6 @@ keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=T
 app.add_typer(keys_app, name="keys")
 models_app = typer.Typer(help="Look at the model folder.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-
-Models = Annotated[
-    Path | None, typer.Option(help="Folder of model versions.", show_default="the bundled ones")
-]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        envvar="RUNG_URL", help="A running server to ask; without it, an engine is started here."
-    ),
-]
-Key = Annotated[str | None, typer.Option(envvar="RUNG_API_KEY", help="API key for --url.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-PolicyUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="OpenAI-compatible server whose models write the steps, as http://127.0.0.1:8000/v1."
-    ),
-]
 
 
 @app.command()
@@ -61,7 +52,7 @@ def serve(
     """Serve step scores and searches over HTTP. Every setting is also a RUNG_… variable."""
     from server.serve import serve as run
 
-    settings = _settings(
+    settings = settings_of(
         host=host,
         port=port,
         models=models,
@@ -91,7 +82,7 @@ def score(
     """Score every step of every line of a file."""
     from server.commands import score_file
 
-    _run(score_file(file, _connection(models, url, api_key), model=model, as_json=as_json))
+    run_command(score_file(file, connection_of(models, url, api_key), model=model, as_json=as_json))
 
 
 @app.command()
@@ -129,8 +120,8 @@ def search(
         "strategy": settings,
         "sampling": {"temperature": temperature, "max_tokens": max_tokens, "seed": seed},
     }
-    connection = _connection(models, url, api_key, policy_url)
-    _run(search_problem(request, connection, policy=policy, prm=prm, as_json=as_json))
+    connection = connection_of(models, url, api_key, policy_url)
+    run_command(search_problem(request, connection, policy=policy, prm=prm, as_json=as_json))
 
 
 @models_app.command("list")
@@ -138,7 +129,7 @@ def list_models(models: Models = None, as_json: Json = False) -> None:
     """Verify the folder and list the live versions in it."""
     from server.commands import print_versions
 
-    print_versions(_settings(models=models).models, as_json=as_json)
+    print_versions(settings_of(models=models).models, as_json=as_json)
 
 
 @keys_app.command("create")
@@ -157,8 +148,8 @@ def create_key(
 
     scopes = [known for known in SCOPES if known in (scope or ["score", "search"])]
     if unknown := set(scope or []) - set(SCOPES):
-        _fail(f"--scope {unknown.pop()!r} is not one of {', '.join(SCOPES)}", code=2)
-    key = KeyFile(_settings().keys_file).create(name, scopes)
+        fail(f"--scope {unknown.pop()!r} is not one of {', '.join(SCOPES)}", code=2)
+    key = KeyFile(settings_of().keys_file).create(name, scopes)
     typer.echo(json.dumps({"key": key, "name": name, "scopes": scopes}) if as_json else key)
 
 
@@ -167,7 +158,7 @@ def list_keys(as_json: Json = False) -> None:
     """List the keys: id, name, scopes; never the key."""
     from server.auth import KeyFile
 
-    for record in KeyFile(_settings().keys_file).list():
+    for record in KeyFile(settings_of().keys_file).list():
         shown = record.model_dump(exclude={"sha256"})
         line = f"{record.id}  {record.name}  {', '.join(record.scopes)}"
         typer.echo(json.dumps(shown) if as_json else line)
@@ -178,8 +169,8 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="Id from `rung keys li
     """Forget a key; a running server notices at once."""
     from server.auth import KeyFile
 
-    if not KeyFile(_settings().keys_file).revoke(key_id):
-        _fail(f"no key with id {key_id}; see `rung keys list`", code=1)
+    if not KeyFile(settings_of().keys_file).revoke(key_id):
+        fail(f"no key with id {key_id}; see `rung keys list`", code=1)
 
 
 def main() -> None:
@@ -187,47 +178,3 @@ def main() -> None:
     # Before anything imports torch here: see prm/engine/process.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
-
-
-def _settings(**given: Any) -> "Settings":
-    """Options over environment over defaults; a bad value ends the command."""
-    from pydantic import ValidationError
-
-    from server.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code=2)
-
-
-def _connection(
-    models: Path | None, url: str | None, api_key: str | None, policy_url: str | None = None
-) -> Any:
-    from server.connection import Connection
-
-    return Connection(
-        settings=_settings(models=models, policy_url=policy_url), url=url, api_key=api_key
-    )
-
-
-def _run(work: Any) -> None:
-    """Run a command's coroutine; our own errors become one line on stderr."""
-    import asyncio
-
-    from prm.errors import CallerError, ModelFolderError, RungError
-
-    try:
-        asyncio.run(work)
-    except (CallerError, ModelFolderError) as error:
-        _fail(str(error), code=2)
-    except RungError as error:
-        _fail(str(error), code=1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _fail(message: str, *, code: int) -> NoReturn:
-    typer.echo(f"rung: {message}", err=True)
-    sys.exit(code)

@@ -30,10 +30,10 @@ async def score_file(
     """
     items = _read_items(path)
     console = Console()
-    with _progress(console, as_json) as progress:
+    with progress_bar(console, as_json) as progress:
         task = progress.add_task("starting the engine" if not connection.url else "scoring")
         async with connection.open() as answers:
-            model = model or await _only(answers, "prm")
+            model = model or await only_model(answers, "prm")
             progress.update(task, description="scoring", total=len(items))
             for start in range(0, len(items), ITEMS_PER_REQUEST):
                 batch = items[start : start + ITEMS_PER_REQUEST]
@@ -59,12 +59,12 @@ async def search_problem(
 ) -> None:
     """Run one search and print the winner, the vote beside it and what it cost."""
     console = Console()
-    with _progress(console, as_json) as progress:
+    with progress_bar(console, as_json) as progress:
         progress.add_task("searching", total=None)
         async with connection.open() as answers:
             request |= {
-                "policy": policy or await _only(answers, "policy"),
-                "prm": None if prm == "none" else prm or await _only(answers, "prm"),
+                "policy": policy or await only_model(answers, "policy"),
+                "prm": None if prm == "none" else prm or await only_model(answers, "prm"),
             }
             response = await answers.search(request)
     if as_json:
@@ -119,7 +119,7 @@ def _read_items(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-async def _only(answers: Answers, kind: str) -> str:
+async def only_model(answers: Answers, kind: str) -> str:
     """The model of this kind when there is just one. Raises InvalidInput naming the choice."""
     names = (await answers.names()).get(kind, [])
     if len(names) == 1:
@@ -131,7 +131,7 @@ async def _only(answers: Answers, kind: str) -> str:
 
 
 @contextmanager
-def _progress(console: Console, as_json: bool) -> Iterator[Progress]:
+def progress_bar(console: Console, as_json: bool) -> Iterator[Progress]:
     """A bar on the terminal, below what is printed; nothing where a program reads along."""
     shown = console if console.is_terminal else Console(stderr=True)
     is_wanted = shown.is_terminal and not as_json

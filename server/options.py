@@ -1,0 +1,76 @@
+"""Options that several commands take, and how a command ends. Imported by every `rung`."""
+
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from server.connection import Connection
+    from server.settings import Settings
+
+Models = Annotated[
+    Path | None, typer.Option(help="Folder of model versions.", show_default="the bundled ones")
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RUNG_URL", help="A running server to ask; without it, an engine is started here."
+    ),
+]
+Key = Annotated[str | None, typer.Option(envvar="RUNG_API_KEY", help="API key for --url.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+PolicyUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenAI-compatible server whose models write the steps, as http://127.0.0.1:8000/v1."
+    ),
+]
+
+
+def settings_of(**given: Any) -> "Settings":
+    """Options over environment over defaults; a bad value ends the command."""
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code=2)
+
+
+def connection_of(
+    models: Path | None, url: str | None, api_key: str | None, policy_url: str | None = None
+) -> "Connection":
+    """Where the answers come from."""
+    from server.connection import Connection
+
+    return Connection(
+        settings=settings_of(models=models, policy_url=policy_url), url=url, api_key=api_key
+    )
+
+
+def run_command(work: Coroutine[Any, Any, None]) -> None:
+    """Run a command's coroutine; our own errors become one line on stderr."""
+    import asyncio
+
+    from prm.errors import CallerError, ModelFolderError, RungError
+
+    try:
+        asyncio.run(work)
+    except (CallerError, ModelFolderError) as error:
+        fail(str(error), code=2)
+    except RungError as error:
+        fail(str(error), code=1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(message: str, *, code: int) -> NoReturn:
+    """One line on stderr, and the exit code."""
+    typer.echo(f"rung: {message}", err=True)
+    sys.exit(code)
