@@ -1,4 +1,4 @@
-"""Keys and values of the sequences that are being written, one contiguous slot each."""
+"""Keys and values: a pool that scoring addresses token by token, and one slot per running sequence."""
 
 import torch
 from jaxtyping import Float, Int
@@ -69,3 +69,73 @@ class SlotCache:
         """Copy a slot's first tokens over another slot, to close a gap."""
         for kept in (*self._keys, *self._values):
             kept[target, :, :tokens] = kept[source, :, :tokens]
+
+
+class KeyValuePool:
+    """Keys and values of single tokens, by slot. Which slot is whose is the prefix tree's business.
+
+    Legend: S slots, K key-value heads, D head size, T new tokens, n slots read.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self._shape = (kv_heads, head_size)
+        empty = torch.empty((0, kv_heads * head_size), dtype=dtype, device=device)
+        self._keys: list[Float[Tensor, "S KD"]] = [empty] * layers
+        self._values: list[Float[Tensor, "S KD"]] = [empty] * layers
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one slot, over all layers."""
+        kv_heads, head_size = self._shape
+        return 2 * len(self._keys) * kv_heads * head_size * self._keys[0].element_size()
+
+    @property
+    def is_half_precision(self) -> bool:
+        """Whether flash attention has a kernel for it."""
+        return self._keys[0].dtype in (torch.bfloat16, torch.float16)
+
+    @property
+    def num_slots(self) -> int:
+        """Slots that there is memory for."""
+        return int(self._keys[0].shape[0])
+
+    def reserve(self, slots: int) -> None:
+        """Make room for this many slots, at least doubling: a copy of what is there."""
+        if slots <= self.num_slots:
+            return
+        size = max(slots, 2 * self.num_slots, 1024)
+        for kept in (self._keys, self._values):
+            for layer, old in enumerate(kept):
+                kept[layer] = old.new_empty((size, old.shape[1]))
+                kept[layer][: len(old)] = old
+
+    def write(
+        self,
+        layer: int,
+        slots: Int[Tensor, "T"],
+        key: Float[Tensor, "T K D"],
+        value: Float[Tensor, "T K D"],
+    ) -> None:
+        """Put each token's keys and values into its slot."""
+        self._keys[layer].index_copy_(0, slots, key.flatten(1))
+        self._values[layer].index_copy_(0, slots, value.flatten(1))
+
+    def read(
+        self, layer: int, slots: Int[Tensor, "n"]
+    ) -> tuple[Float[Tensor, "n K D"], Float[Tensor, "n K D"]]:
+        """Copies of these slots' keys and values."""
+        # index_select on flat rows is several times faster than advanced indexing on a CPU.
+        keys, values = (
+            kept[layer].index_select(0, slots).view(-1, *self._shape)
+            for kept in (self._keys, self._values)
+        )
+        return keys, values

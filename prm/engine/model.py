@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from prm.engine.attention import PACKED_ATTENTION, AttentionPlan, WholeSequences
-from prm.engine.kv import SlotCache
+from prm.engine.kv import KeyValuePool, SlotCache
 from prm.engine.logprobs import target_logprobs
 from prm.errors import ModelFolderError
 
@@ -78,6 +78,23 @@ class CausalLM:
             device=self.device,
         )
 
+    @property
+    def num_ids(self) -> int:
+        """Ids that the model has a row for: 0 to `num_ids` - 1."""
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
+    def new_pool(self) -> KeyValuePool:
+        """An empty pool for this model's keys and values."""
+        config = self._model.config
+        heads = config.num_attention_heads
+        return KeyValuePool(
+            layers=config.num_hidden_layers,
+            kv_heads=config.num_key_value_heads or heads,
+            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=self.head.dtype,
+            device=self.device,
+        )
+
     @torch.inference_mode()
     def hidden(self, ids: Int[Tensor, "T"], plan: AttentionPlan) -> Float[Tensor, "T size"]:
         """Last hidden states of a packed batch."""
@@ -91,6 +108,13 @@ class CausalLM:
     def next_logits(self, hidden: Float[Tensor, "n size"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of the token after each of these hidden states."""
         return (hidden @ self.head.T).float()
+
+    @torch.inference_mode()
+    def target_logprobs(
+        self, hidden: Float[Tensor, "n size"], targets: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n"]:
+        """Float32 log-prob of a given token after each of these hidden states."""
+        return target_logprobs(hidden, self.head, targets)
 
     @torch.inference_mode()
     def logprobs(
