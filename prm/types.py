@@ -32,12 +32,14 @@ class Step:
 class Trajectory:
     """A problem and the ordered steps of one attempt at it, complete or not.
 
-    `response[step.char_start:step.char_end] == step.text` for every step.
+    `response[step.char_start:step.char_end] == step.text` for every step. `is_cut` when the caller
+    gave the response and not its steps: what is wrong in a step is then said of the response.
     """
 
     messages: tuple[Message, ...]
     response: str
     steps: tuple[Step, ...]
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
