@@ -17,10 +17,12 @@ from server.options import (
     Key,
     Models,
     PolicyUrl,
+    ScoringUrls,
     Url,
     connection_of,
     fail,
     run_command,
+    scoring_urls_of,
     settings_of,
 )
 
@@ -44,6 +46,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind.", show_default="8080")] = None,
     models: Models = None,
     policy_url: PolicyUrl = None,
+    scoring_url: ScoringUrls = None,
     device: Annotated[str | None, typer.Option(help="Engine's device.", show_default="cpu")] = None,
     log_format: Annotated[
         str | None, typer.Option(help="console or json.", show_default="console")
@@ -57,6 +60,7 @@ def serve(
         port=port,
         models=models,
         policy_url=policy_url,
+        scoring_urls=scoring_urls_of(scoring_url),
         device=device,
         log_format=log_format,
     )

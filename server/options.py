@@ -28,6 +28,14 @@ PolicyUrl = Annotated[
         help="OpenAI-compatible server whose models write the steps, as http://127.0.0.1:8000/v1."
     ),
 ]
+ScoringUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scoring-url",
+        metavar="NAME=URL",
+        help="vLLM server that scores this model in the engine's place; repeatable.",
+    ),
+]
 
 
 def settings_of(**given: Any) -> "Settings":
@@ -52,6 +60,15 @@ def connection_of(
     return Connection(
         settings=settings_of(models=models, policy_url=policy_url), url=url, api_key=api_key
     )
+
+
+def scoring_urls_of(given: list[str] | None) -> dict[str, str] | None:
+    """URLs by model, of options that say NAME=URL."""
+    pairs = [option.partition("=") for option in given or []]
+    for option, (name, _, url) in zip(given or [], pairs, strict=True):
+        if not name or not url:
+            fail(f"--scoring-url {option!r} is not NAME=URL", code=2)
+    return {name: url for name, _, url in pairs} or None
 
 
 def run_command(work: Coroutine[Any, Any, None]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from prm.engine.client import EngineClient
 from prm.errors import InvalidInput, ModelFolderError, UnknownModel
-from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
+from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
 from prm.scorer import ScoredBatch, Scorer
 from prm.types import ScoredTrajectory, Trajectory
@@ -46,6 +46,7 @@ from server.schemas.search import (
 )
 from server.schemas.search import StepOut as CandidateStepOut
 from server.settings import Settings
+from server.scoring import Scoring
 from server.telemetry import Telemetry
 
 
@@ -66,15 +67,10 @@ class Services:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.registry = registry
-        self.engine = EngineClient(
-            [version.folder for version in registry], settings.engine_options
-        )
+        self._scoring = Scoring(settings.scoring_urls, settings.scoring_api_key, registry)
+        self.engine = EngineClient(self._scoring.engine_folders, settings.engine_options)
         self.telemetry = Telemetry(self.engine)
-        self._scorers = {
-            version.key: Scorer(version, self.engine)
-            for version in registry
-            if isinstance(version.manifest, PrmManifest)
-        }
+        self._scorers = self._scoring.scorers(self.engine)
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
         remote = None
         if settings.policy_url:
@@ -95,6 +91,7 @@ class Services:
         await self.engine.close()
         await self.policies.aclose()
 
+        await self._scoring.aclose()
     async def score(self, request: ScoreRequest) -> ScoreResponse:
         """Answer one scoring request. Raises CallerError, Unavailable."""
         started = time.perf_counter()

@@ -5,6 +5,7 @@ Each field is an environment variable (`RUNG_` and the field's name) and most ar
 """
 
 import ipaddress
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,16 @@ class Settings(BaseSettings):
         default=None, description="An OpenAI-compatible server whose models write the steps."
     )
     policy_api_key: SecretStr | None = Field(default=None, description="Its key, when it has one.")
+    scoring_urls: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description=(
+            "vLLM servers that score in the engine's place: a JSON object of URLs by NAME or "
+            "NAME@VERSION."
+        ),
+    )
+    scoring_api_key: SecretStr | None = Field(
+        default=None, description="Their key, when they have one."
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="Keys that may do everything, separated by commas."
@@ -59,6 +70,18 @@ class Settings(BaseSettings):
         if isinstance(keys, str):
             return tuple(filter(None, map(str.strip, keys.split(","))))
         return keys
+
+    @field_validator("scoring_urls", mode="before")
+    @classmethod
+    def _parse_urls(cls, urls: object) -> object:
+        if isinstance(urls, str):
+            try:
+                return json.loads(urls)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    'is no JSON object of URLs, as {"NAME": "http://HOST:PORT"}'
+                ) from error
+        return urls
 
     @property
     def is_loopback(self) -> bool:

@@ -1,0 +1,94 @@
+"""Where each PRM version is scored: in the engine process, or on vLLM servers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from prm.backends.verified import VerifiedScorer
+from prm.backends.vllm import VllmBackend, VllmModel
+from prm.errors import InvalidInput
+from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
+from prm.registry import Registry
+from prm.scorer import Backend, Scorer
+
+
+class Scoring:
+    """Versions by where they are scored. `aclose` last.
+
+    Raises InvalidInput for a URL of no model, of a model that no PRM reads, or without those of the
+    other models that the same PRM reads.
+    """
+
+    def __init__(
+        self, urls: Mapping[str, str], api_key: SecretStr | None, registry: Registry
+    ) -> None:
+        key = api_key.get_secret_value() if api_key else None
+        models = {
+            version.key: VllmModel(url=url, name=version.manifest.name, api_key=key)
+            for version, url in _named(urls, registry)
+        }
+        self._registry = registry
+        self._remote = _fully_mapped(models, registry)
+        self._backend = VllmBackend(models)
+
+    @property
+    def engine_folders(self) -> list[Path]:
+        """Folders of what the engine must hold: live policies, PRMs scored there, references."""
+        prms = [v for v in _prms(self._registry) if v.key not in self._remote]
+        policies = [v for v in self._registry.live() if isinstance(v.manifest, PolicyManifest)]
+        references = [r for version in prms for r in self._registry.references_of(version)]
+        return list(dict.fromkeys(v.folder for v in (*policies, *prms, *references)))
+
+    def scorers(self, engine: Backend) -> dict[str, Scorer]:
+        """A scorer for each PRM version, by its key."""
+        return {
+            version.key: VerifiedScorer(version, self._backend)
+            if version.key in self._remote
+            else Scorer(version, engine)
+            for version in _prms(self._registry)
+        }
+
+    async def aclose(self) -> None:
+        """Close the connections to the vLLM servers."""
+        await self._backend.aclose()
+
+
+def _named(urls: Mapping[str, str], registry: Registry) -> list[tuple[ModelVersion, str]]:
+    named = []
+    for name, url in urls.items():
+        version = registry.get(name)
+        if version is None:
+            known = ", ".join(sorted(v.key for v in registry))
+            raise InvalidInput(
+                f"scoring_urls: no model is named {name!r}; there is {known}", param="scoring_urls"
+            )
+        named.append((version, url))
+    return named
+
+
+def _fully_mapped(models: Mapping[str, VllmModel], registry: Registry) -> frozenset[str]:
+    """Keys of the PRM versions all of whose models have a URL."""
+    remote: set[str] = set()
+    unused = set(models)
+    for version in _prms(registry):
+        reads = {version.key, *(r.key for r in registry.references_of(version))}
+        if version.key in models:
+            if missing := reads - set(models):
+                raise InvalidInput(
+                    f"scoring_urls: {version.key} is read together with {missing.pop()}; give that "
+                    "one's URL too, or leave both to the engine",
+                    param="scoring_urls",
+                )
+            remote.add(version.key)
+            unused -= reads
+    if unused:
+        raise InvalidInput(
+            f"scoring_urls: no PRM with a URL reads {unused.pop()}; give the PRM's URL too",
+            param="scoring_urls",
+        )
+    return frozenset(remote)
+
+
+def _prms(registry: Registry) -> list[ModelVersion]:
+    return [version for version in registry if isinstance(version.manifest, PrmManifest)]
