@@ -1,97 +1,75 @@
-"""A causal language model, loaded from a folder, run over packed batches."""
+"""Models as the engine sees them: a transformer's body run over packed batches, and a head."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from prm.engine.attention import PACKED_ATTENTION, AttentionPlan, WholeSequences
+from prm.engine.attention import AttentionPlan, WholeSequences
 from prm.engine.kv import KeyValuePool, SlotCache
+from prm.engine.loading import load_weights, read_config
 from prm.engine.logprobs import target_logprobs
 from prm.errors import ModelFolderError
 
-# Settings that change what the head or attention computes and that this engine does not apply.
-UNSUPPORTED_SETTINGS = (
-    "final_logit_softcapping",
-    "attn_logit_softcapping",
-    "logits_scaling",
-    "logit_scale",
-    "num_local_experts",
-)
-# These change all positions' angles once some sequence in the batch is long.
-VARYING_ROPE = ("dynamic", "longrope")
 
+class EngineModel(ABC):
+    """A body, on its device and in its dtype, that turns tokens into hidden states."""
 
-class CausalLM:
-    """The engine's view of a Hugging Face causal LM: hidden states in, log-probs out."""
+    def __init__(self, body: PreTrainedModel) -> None:
+        self._body = body
+        self._config = body.config
+        self.device = body.device
+        self.dtype = body.dtype
+        self.context_limit = int(body.config.max_position_embeddings)
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model.train(False)
-        self._body: nn.Module = getattr(model, model.base_model_prefix)
-        self.head: Float[Tensor, "vocab size"] = model.lm_head.weight
-        self.device = self.head.device
-        self.context_limit = int(model.config.max_position_embeddings)
-        self.eos_ids = _eos_ids(model)
+    @abstractmethod
+    def head_values(
+        self, hidden: Float[Tensor, "n size"], labels: Sequence[int] = ()
+    ) -> Float[Tensor, "n outputs"]:
+        """What the head says of each of these hidden states, raw, in float32.
 
-    @classmethod
-    def load(
-        cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
-    ) -> "CausalLM":
-        """Load safetensors weights, without remote code and without a network.
-
-        `dtype` None keeps the checkpoint's own on an accelerator and takes float32 on a CPU.
-        Raises ModelFolderError for an architecture that would be computed wrongly here.
+        `labels` as in `prm.families.base.HeadRead`.
         """
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        _check_supported(folder, config)
-        if dtype is None:
-            dtype = torch.float32 if torch.device(device).type == "cpu" else config.dtype
-            if dtype in (None, torch.float16):
-                dtype = torch.bfloat16  # float16 overflows in the residual stream of large models
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=PACKED_ATTENTION,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-        nn.Module.to(model, device)
-        if getattr(model.lm_head, "bias", None) is not None:
-            raise ModelFolderError(folder / "config.json", "the head has a bias; it is not applied")
-        return cls(model)
+
+    @abstractmethod
+    def target_logprobs(
+        self, hidden: Float[Tensor, "n size"], targets: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n"]:
+        """Float32 log-prob of a given token after each of these hidden states."""
 
     def new_cache(self, slots: int) -> SlotCache:
         """An empty cache for this many running sequences."""
-        config = self._model.config
+        config = self._config
         heads = config.num_attention_heads
         return SlotCache(
             layers=config.num_hidden_layers,
             slots=slots,
             kv_heads=config.num_key_value_heads or heads,
             head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            dtype=self.head.dtype,
+            dtype=self.dtype,
             device=self.device,
         )
 
     @property
     def num_ids(self) -> int:
         """Ids that the model has a row for: 0 to `num_ids` - 1."""
-        return int(self._model.get_input_embeddings().weight.shape[0])
+        weights = self._body.get_input_embeddings().weight
+        assert isinstance(weights, Tensor)
+        return int(weights.shape[0])
 
     def new_pool(self) -> KeyValuePool:
         """An empty pool for this model's keys and values."""
-        config = self._model.config
+        config = self._config
         heads = config.num_attention_heads
         return KeyValuePool(
             layers=config.num_hidden_layers,
             kv_heads=config.num_key_value_heads or heads,
             head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            dtype=self.head.dtype,
+            dtype=self.dtype,
             device=self.device,
         )
 
@@ -104,6 +82,39 @@ class CausalLM:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
+
+class CausalLM(EngineModel):
+    """A causal language model: its head has an output per vocabulary id."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(getattr(model, model.base_model_prefix))
+        self.head: Float[Tensor, "vocab size"] = model.lm_head.weight
+        self.eos_ids = _eos_ids(model)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> "CausalLM":
+        """Load safetensors weights, without remote code and without a network.
+
+        `dtype` as in `load_weights`. Raises ModelFolderError for an architecture that would be
+        computed wrongly here, and for weights that are not just a causal language model's.
+        """
+        config = read_config(folder)
+        model, left_over = load_weights(
+            AutoModelForCausalLM, folder, config, device=device, dtype=dtype
+        )
+        if left_over:
+            raise ModelFolderError(
+                folder,
+                f"the weights hold {', '.join(sorted(left_over)[:3])}, which a "
+                f"{type(model).__name__} has no place for; a model with a head of its own is read "
+                "by a family that names it",
+            )
+        if getattr(model.lm_head, "bias", None) is not None:
+            raise ModelFolderError(folder / "config.json", "the head has a bias; it is not applied")
+        return cls(model)
+
     @torch.inference_mode()
     def next_logits(self, hidden: Float[Tensor, "n size"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of the token after each of these hidden states."""
@@ -113,7 +124,7 @@ class CausalLM:
     def target_logprobs(
         self, hidden: Float[Tensor, "n size"], targets: Int[Tensor, "n"]
     ) -> Float[Tensor, "n"]:
-        """Float32 log-prob of a given token after each of these hidden states."""
+        """See `EngineModel.target_logprobs`."""
         return target_logprobs(hidden, self.head, targets)
 
     @torch.inference_mode()
@@ -145,9 +156,9 @@ class CausalLM:
 
     @torch.inference_mode()
     def head_values(
-        self, hidden: Float[Tensor, "n size"], labels: Sequence[int]
-    ) -> Float[Tensor, "n labels"]:
-        """Float32 logits of these vocabulary ids after each of these hidden states."""
+        self, hidden: Float[Tensor, "n size"], labels: Sequence[int] = ()
+    ) -> Float[Tensor, "n outputs"]:
+        """See `EngineModel.head_values`: the logits of the vocabulary ids `labels`."""
         return (hidden @ self.head[list(labels)].T).float()
 
 
@@ -159,24 +170,3 @@ def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
     if named is None:
         return frozenset()
     return frozenset([named] if isinstance(named, int) else named)
-
-
-def _check_supported(folder: Path, config: object) -> None:
-    path = folder / "config.json"
-    for setting in UNSUPPORTED_SETTINGS:
-        if getattr(config, setting, None):
-            raise ModelFolderError(path, f"{setting} is set; the engine does not apply it")
-    window = getattr(config, "sliding_window", None)
-    limit = int(getattr(config, "max_position_embeddings", 0))
-    if window and getattr(config, "use_sliding_window", True) and window < limit:
-        raise ModelFolderError(path, f"sliding_window {window} is not run; only full attention is")
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in VARYING_ROPE:
-        raise ModelFolderError(
-            path,
-            f"rope_type {rope['rope_type']} depends on the longest sequence of a batch, and a "
-            "score must not",
-        )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ModelFolderError(path, f"layer types {sorted(kinds)}: only full_attention is run")

@@ -95,12 +95,29 @@ class HeadLayout:
     """A checkpoint's own head: `prefix` of its tensors, and the number of its outputs.
 
     Linear layers are named by `layers`: ("",) is `score.weight`; ("0", "2") is `score.0.weight`,
-    a ReLU, `score.2.weight`.
+    a ReLU, `score.2.weight`. All layers have a bias, or none has; all but the last are as wide as
+    the model.
     """
 
     prefix: str
     outputs: int
     layers: tuple[str, ...] = ("",)
+    bias: bool = True
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers' tensor names, without `.weight` and `.bias`."""
+        return tuple(f"{self.prefix}.{layer}" if layer else self.prefix for layer in self.layers)
+
+    def shapes(self, size: int) -> dict[str, tuple[int, ...]]:
+        """Every tensor of this head on a model with hidden states of this size."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in self.layer_names:
+            outputs = self.outputs if name == self.layer_names[-1] else size
+            shapes[f"{name}.weight"] = (outputs, size)
+            if self.bias:
+                shapes[f"{name}.bias"] = (outputs,)
+        return shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
