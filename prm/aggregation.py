@@ -3,6 +3,8 @@
 Which one decides is the version's choice (`aggregation` in its manifest), because no single one
 is right for every PRM: min is what the implicit PRM paper ranks with (arXiv 2412.01981 §4.1),
 product is prm800k's and favours short solutions, last is search-and-learn's for value-like PRMs.
+One more, "fitted", is no function but a regression, and there where a calibration holds one
+(`prm/calibration.py`).
 """
 
 import math
@@ -10,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-AggregationName = Literal["min", "last", "mean", "product", "max", "sum"]
+PlainAggregation = Literal["min", "last", "mean", "product", "max", "sum"]
+AggregationName = Literal[PlainAggregation, "fitted"]
 Aggregate = Callable[[Sequence[float]], float]
 
-AGGREGATIONS: Mapping[AggregationName, Aggregate] = MappingProxyType(
+AGGREGATIONS: Mapping[PlainAggregation, Aggregate] = MappingProxyType(
     {
         "min": min,
         "last": lambda scores: scores[-1],
@@ -26,6 +29,6 @@ AGGREGATIONS: Mapping[AggregationName, Aggregate] = MappingProxyType(
 
 
 def aggregate_all(scores: Sequence[float]) -> dict[AggregationName, float]:
-    """Every aggregate of a non-empty list of step scores, by name."""
+    """Every plain aggregate of a non-empty list of step scores, by name."""
     assert scores, "a trajectory without steps has no score"
     return {name: float(aggregate(scores)) for name, aggregate in AGGREGATIONS.items()}

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from prm.aggregation import AggregationName
+from prm.aggregation import PlainAggregation
 from prm.files import read_json
 from prm.types import Message
 
+# Beside the versions of a model lies a folder with their calibrations.
+CALIBRATION_FOLDER = "calibration"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -63,6 +65,13 @@ class _Manifest(_Record):
     training: Mapping[str, Any] = Field(default_factory=dict)
     metrics: Mapping[str, Any] = Field(default_factory=dict)
 
+    @field_validator("version")
+    @classmethod
+    def _version_is_free(cls, version: str) -> str:
+        if version == CALIBRATION_FOLDER:
+            raise ValueError("is the name of the folder of calibrations; choose another")
+        return version
+
     @property
     def key(self) -> str:
         """`name@version`: how this version is written in requests, answers and logs."""
@@ -87,7 +96,7 @@ class PrmManifest(_Manifest):
     family: str
     recipe: Mapping[str, Any]
     step_separator: str = "\n\n"
-    aggregation: AggregationName = "min"
+    aggregation: PlainAggregation = "min"
     threshold: float = Field(ge=0, le=1)
 
 

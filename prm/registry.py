@@ -2,6 +2,7 @@
 
     models/<name>/<version>/  manifest.json  *.safetensors  config.json  tokenizer files  STABLE
     models/<name>/live.json   {"live": "<version>"}
+    models/<name>/calibration/<version>/<policy>.json   see prm/calibration.py
 
 A folder without STABLE (written last) does not exist for us. Names and versions come from listing
 the directory, never from a caller: a name in a request is looked up, not joined to a path.
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from prm import calibration
+from prm.calibration import Calibration
 from prm.errors import ModelFolderError
 from prm.families import FAMILIES
 from prm.families.base import Recipe
@@ -48,6 +51,7 @@ class Registry:
     def __init__(self, versions: Sequence[ModelVersion], live: Mapping[str, str]) -> None:
         self._versions = {version.key: version for version in versions}
         self._live = dict(live)
+        self._calibrations = {version.key: calibration.load(version) for version in versions}
 
     @classmethod
     def open(cls, root: Path) -> "Registry":
@@ -83,6 +87,10 @@ class Registry:
     def references_of(self, version: ModelVersion) -> list[ModelVersion]:
         """The versions that this one is read together with: an implicit PRM's frozen reference."""
         return [self._versions[pinned.key] for pinned in _references(version)]
+
+    def calibrations(self, version: ModelVersion) -> Mapping[str, Calibration]:
+        """What was fitted to this version's scores, by policy."""
+        return self._calibrations[version.key]
 
     def get(self, key: str) -> ModelVersion | None:
         """The version called `name` (the live one) or `name@version`, or None."""

@@ -6,6 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from prm.calibration import (
+    Calibration,
+    FittedAggregation,
+    HeldOut,
+    IsotonicMap,
+    SampleCounts,
+    Term,
+)
 from prm.chat import ChatTokenizer
 from prm.engine.golden import golden_raw
 from prm.engine.model import CausalLM
@@ -71,6 +79,28 @@ def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
         references=[policy],
     )
     return root
+
+
+def calibration_of(version: ModelVersion, *, policy: str) -> Calibration:
+    """A calibration of that version with numbers that are easy to foretell."""
+    manifest = version.manifest
+    counts = SampleCounts(problems=2, steps=4, responses=2)
+    return Calibration(
+        prm=ModelRef(
+            name=manifest.name, version=manifest.version, weights_sha256=version.weights_sha256
+        ),
+        policy=policy,
+        created=1,
+        command="by hand",
+        steps=IsotonicMap(scores=(0.25, 0.75), probabilities=(0.1, 0.9)),
+        response=FittedAggregation(
+            intercept=0.5,
+            terms=(Term(feature="logit_min", mean=0.0, scale=1.0, weight=2.0),),
+            l2=0.1,
+        ),
+        fitted=counts,
+        held_out=HeldOut(counts=counts),
+    )
 
 
 def _publish(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from prm.aggregation import AGGREGATIONS, AggregationName
+from prm.aggregation import AGGREGATIONS, PlainAggregation
 from prm.families.implicit import ImplicitRecipe
 from prm.manifest import PrmManifest
 from prm.types import StepScore
@@ -28,7 +28,7 @@ from training.evaluate import (
 
 # Per problem, per rollout, per step.
 Scores = Sequence[Sequence[Sequence[float]]]
-RANKED_BY: tuple[AggregationName, ...] = ("min", "mean", "product", "last")
+RANKED_BY: tuple[PlainAggregation, ...] = ("min", "mean", "product", "last")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ def _best(groups: Groups, scores: Sequence[Sequence[float]]) -> list[float]:
     return [best_of_n(group, row) for group, row in zip(groups, scores, strict=True)]
 
 
-def _aggregate(name: AggregationName, scores: Scores) -> list[list[float]]:
+def _aggregate(name: PlainAggregation, scores: Scores) -> list[list[float]]:
     # A response without a step claims nothing and ranks last.
     worst = min((score for group in scores for steps in group for score in steps), default=0.0)
     return [
