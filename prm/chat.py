@@ -115,8 +115,12 @@ class ChatTokenizer:
 
         `add_special_tokens` adds what the tokenizer puts around every text, such as a BOS token.
         """
+        return self.encode_marked(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_marked(self, text: str, *, add_special_tokens: bool = False) -> EncodedText:
+        """Like `encode_markup`, with the characters of each token; of an added one, none."""
         encoding = self._with_specials.encode(text, add_special_tokens=add_special_tokens)
-        return tuple(encoding.ids)
+        return EncodedText(tuple(encoding.ids), tuple(encoding.offsets))
 
     def encode_response(self, response: str) -> EncodedText:
         """Ids and character offsets of what the assistant writes; never yields a control token."""

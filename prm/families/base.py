@@ -166,12 +166,17 @@ class RecipeMismatch(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal(Generic[R]):
-    """How a checkpoint would be read, and what its authors split, decide and rank by."""
+    """How a checkpoint would be read, and what its authors split, decide and rank by.
+
+    `is_certain` is False where the files fit and would fit other causal LMs as well: such a
+    family is taken only when it is named.
+    """
 
     recipe: R
     step_separator: str = "\n\n"
     aggregation: AggregationName = "min"
     threshold: float = 0.5
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

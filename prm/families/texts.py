@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
 from prm.types import Trajectory
 
@@ -53,3 +54,9 @@ def single_id(folder: Path, tokenizer: ChatTokenizer, text: str, expected: int |
             path, f"{text!r} is one token with id {expected} in the recipe; here it is {ids[0]}"
         )
     return ids[0]
+
+
+def named_like(checkpoint: Checkpoint, *words: str) -> bool:
+    """Whether its configuration or the last folders of its path name it by one of these words."""
+    names = [str(checkpoint.config.get("_name_or_path", "")), *checkpoint.folder.parts[-4:]]
+    return any(word in name.lower() for word in words for name in names)

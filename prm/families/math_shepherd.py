@@ -1,0 +1,209 @@
+"""Math-Shepherd and its kin: a causal LM that says `+` or `-` at a tag behind every step.
+
+    {problem} {step 1} ки\\n{step 2} ки\\n…        the whole text is tokenised at once, after a BOS
+
+At each tag's own token the logits of the two labels are read; raw = l₊ − l₋, so that the score is
+the softmax of the two. Math-Shepherd, arXiv 2312.08935, as its model card reads it; ER-PRM, arXiv
+2412.11006, keeps the tag and takes other tokens for the labels.
+
+Traps. The tag of a SentencePiece tokenizer is the piece with the space in it, and a word piece at
+the start of a line is another token than the same after a space: no part of the text may be
+tokenised alone. A tag inside a problem or step would be one step more: it is refused where the
+tokenizer makes a tag of it, and harmless elsewhere. White space around a step would hide its tag
+from the tokenizer; the authors' data have none, and it is not read.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
+from prm.errors import InvalidInput, ModelFolderError
+from prm.families.base import (
+    EncodedTrajectory,
+    FamilyScores,
+    FamilySpec,
+    HeadRead,
+    Proposal,
+    ReadOutput,
+    Recipe,
+    RecipeMismatch,
+    check_length,
+    context_limit,
+    step_score,
+)
+from prm.families.texts import (
+    named_like,
+    problem_of,
+    refuse_control_tokens,
+    single_id,
+    step_field,
+)
+from prm.manifest import ModelVersion
+from prm.types import Trajectory
+
+
+class MathShepherdRecipe(Recipe):
+    """The tag behind a step, the two labels, and what joins problem and steps.
+
+    An id that is set must be the tokenizer's; None takes whatever single token the text is.
+    """
+
+    name: Literal["math-shepherd", "er-prm"] = "math-shepherd"
+    tag: str = " ки"
+    tag_id: int | None = 12902
+    good: str = "+"
+    good_id: int | None = 648
+    bad: str = "-"
+    bad_id: int | None = 387
+    problem_joint: str = " "
+    step_joint: str = "\n"
+
+
+ER_PRM = MathShepherdRecipe(
+    name="er-prm", tag_id=None, good=" +", good_id=None, bad=" -", bad_id=None
+)
+
+
+class MathShepherdFamily:
+    """A version of this kind, ready to encode and to score."""
+
+    def __init__(
+        self, version: ModelVersion, recipe: MathShepherdRecipe, tokenizer: ChatTokenizer
+    ) -> None:
+        self.recipe = recipe
+        self._tokenizer = tokenizer
+        self._model = version.key
+        self._context_limit = context_limit(version, recipe)
+        folder = version.folder
+        self._tag_id = _tag_id(version, recipe, tokenizer)
+        self._labels = (
+            single_id(folder, tokenizer, recipe.good, recipe.good_id),
+            single_id(folder, tokenizer, recipe.bad, recipe.bad_id),
+        )
+
+    def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        """See `Family.encode`. One read, at every tag."""
+        problem = problem_of(trajectory)
+        refuse_control_tokens(trajectory, self._tokenizer)
+        steps = [step.text.strip() for step in trajectory.steps]
+        self._check_length(self._tokenizer.least_tokens(problem, *steps), "at least ")
+        text, ends = self._write(problem, steps)
+        encoded = self._tokenizer.encode_marked(text, add_special_tokens=True)
+        self._check_length(len(encoded.ids))
+        tags = {
+            encoded.char_offsets[place][1]: place
+            for place, token in enumerate(encoded.ids)
+            if token == self._tag_id
+        }
+        if foreign := sorted(tags.keys() - set(ends)):
+            raise self._stray_tag(trajectory, foreign[0], len(problem), ends)
+        for step, end in zip(trajectory.steps, ends, strict=True):
+            if end not in tags:
+                raise InvalidInput(
+                    f"the end of step {step.index} and the tag {self.recipe.tag!r} behind it make "
+                    "one token together, so that no score could be read; end the step differently",
+                    param=step_field(trajectory, step.index),
+                )
+        positions = tuple(tags[end] for end in ends)
+        read = HeadRead(
+            model=self._model,
+            ids=encoded.ids[: positions[-1] + 1],
+            positions=positions,
+            width=len(self._labels),
+            labels=self._labels,
+        )
+        return EncodedTrajectory(
+            ids=read.ids, reads=(read,), step_values=tuple(range(1, len(positions) + 1))
+        )
+
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
+        """See `Family.score`."""
+        (output,) = outputs
+        pairs = zip(output.values[::2], output.values[1::2], strict=True)
+        return FamilyScores(steps=tuple(step_score(good - bad) for good, bad in pairs))
+
+    def _write(self, problem: str, steps: Sequence[str]) -> tuple[str, list[int]]:
+        """The text that the model reads, and where in it each tag ends."""
+        text = problem + self.recipe.problem_joint
+        ends: list[int] = []
+        for step in steps:
+            text += (self.recipe.step_joint if ends else "") + step + self.recipe.tag
+            ends.append(len(text))
+        return text, ends
+
+    def _stray_tag(
+        self, trajectory: Trajectory, at: int, problem_chars: int, ends: Sequence[int]
+    ) -> InvalidInput:
+        if at <= problem_chars:
+            what, field = "the problem", "messages[0].content"
+        else:
+            index = next(i for i, end in enumerate(ends) if at < end)
+            what, field = f"step {index}", step_field(trajectory, index)
+        return InvalidInput(
+            f"{what} holds the step tag {self.recipe.tag.strip()!r}, which would be read as one "
+            "step more; remove it or write it differently",
+            param=field,
+        )
+
+    def _check_length(self, length: int, about: str = "") -> None:
+        check_length(length, self._context_limit, self._model, about)
+
+
+def _tag_id(version: ModelVersion, recipe: MathShepherdRecipe, tokenizer: ChatTokenizer) -> int:
+    """The tag's id where it stands: behind a step, and before the next line."""
+    path = version.folder / "tokenizer.json"
+    before = tokenizer.encode_markup("1")
+    ids = tokenizer.encode_markup("1" + recipe.tag + recipe.step_joint + "1")
+    alone = tokenizer.encode_markup("1" + recipe.tag)
+    if len(alone) != len(before) + 1 or alone[:-1] != before or ids[: len(alone)] != alone:
+        raise ModelFolderError(
+            path,
+            f"the tag {recipe.tag!r} behind a step is {len(alone) - len(before)} tokens here, or "
+            "merges with its neighbours; the recipe needs one token",
+        )
+    if recipe.tag_id not in (None, alone[-1]):
+        raise ModelFolderError(
+            path,
+            f"the tag {recipe.tag!r} is one token with id {recipe.tag_id} in recipe "
+            f"{recipe.label}; here it is {alone[-1]}",
+        )
+    return alone[-1]
+
+
+def propose(checkpoint: Checkpoint) -> Proposal[MathShepherdRecipe]:
+    """Math-Shepherd by its tokenizer's ids; ER-PRM where tag and labels are single tokens.
+
+    Nothing else tells either from any causal LM: see `Proposal.is_certain`.
+    """
+    if not checkpoint.architecture.endswith("ForCausalLM"):
+        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    tokenizer = checkpoint.tokenizer
+    found = []
+    for recipe in (MathShepherdRecipe(), ER_PRM):
+        tag = tokenizer.encode_markup("1" + recipe.tag)[-1:]
+        labels = [tokenizer.encode_markup(text) for text in (recipe.good, recipe.bad)]
+        ids = [*tag, *(i for label in labels for i in label)]
+        wanted = [recipe.tag_id, recipe.good_id, recipe.bad_id]
+        tag_length = len(tokenizer.encode_markup("1" + recipe.tag)) - len(
+            tokenizer.encode_markup("1")
+        )
+        is_single = tag_length == 1 and len(ids) == 3
+        if is_single and all(want in (None, id_) for want, id_ in zip(wanted, ids, strict=True)):
+            hint = named_like(checkpoint, "shepherd" if recipe.tag_id else "math-prm", "er-prm")
+            return Proposal(recipe=recipe, step_separator="\n", is_certain=hint)
+        found.append(f"{recipe.name}: {recipe.tag!r}, {recipe.good!r}, {recipe.bad!r} are {ids}")
+    raise RecipeMismatch(
+        "the tokenizer has neither Math-Shepherd's ids 12902, 648, 387 nor ER-PRM's single tokens ("
+        + "; ".join(found)
+        + ")"
+    )
+
+
+SPEC = FamilySpec(
+    name="math_shepherd",
+    architectures=("ForCausalLM",),
+    recipe=MathShepherdRecipe,
+    bind=MathShepherdFamily,
+    propose=propose,
+)

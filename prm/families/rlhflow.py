@@ -1,0 +1,181 @@
+"""RLHFlow's PRMs: a causal LM in a chat where every assistant turn is one `+`.
+
+    user: {problem} {step 1} · assistant: + · user: {step 2} · assistant: + · …
+
+RLHFlow/RLHF-Reward-Modeling, `math-rm/prm_evaluate.py`: the label of a step is predicted just
+before the `+` that answers it, among `+` and `-`; raw = l₊ − l₋, so that the score is the softmax
+of the two. The turn before is `+` whatever the model thinks of it. The authors render and run one
+chat per step and read the third token from its end; a causal model says the same in one forward
+over the longest chat, which is what is done here.
+
+Traps. The position is found from the characters of the answers, never by searching for `+`, which
+steps are full of. Steps are stripped, as in the authors' script. Problem and first step are joined
+by a space there and by a blank line in the ProcessBench script, hence `problem_joint`.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
+from prm.errors import InvalidInput, ModelFolderError
+from prm.families.base import (
+    EncodedTrajectory,
+    FamilyScores,
+    FamilySpec,
+    HeadRead,
+    Proposal,
+    ReadOutput,
+    Recipe,
+    RecipeMismatch,
+    check_length,
+    context_limit,
+    step_score,
+)
+from prm.families.texts import (
+    named_like,
+    problem_of,
+    refuse_control_tokens,
+    single_id,
+    step_field,
+)
+from prm.manifest import ModelVersion
+from prm.types import Message, Trajectory
+
+# One character for an answer while its place is sought; no text may hold it.
+PLACEHOLDER = "\ue000"
+
+
+class RlhflowRecipe(Recipe):
+    """The two answers, and what joins the problem and the first step."""
+
+    name: Literal["rlhflow-mistral", "rlhflow-deepseek"] = "rlhflow-deepseek"
+    good: str = "+"
+    bad: str = "-"
+    problem_joint: Literal[" ", "\n\n"] = " "
+
+
+class RlhflowFamily:
+    """A version of this kind, ready to encode and to score."""
+
+    def __init__(
+        self, version: ModelVersion, recipe: RlhflowRecipe, tokenizer: ChatTokenizer
+    ) -> None:
+        self.recipe = recipe
+        self._tokenizer = tokenizer
+        self._model = version.key
+        self._context_limit = context_limit(version, recipe)
+        self._good = single_id(version.folder, tokenizer, recipe.good, None)
+        self._bad = single_id(version.folder, tokenizer, recipe.bad, None)
+        try:
+            self._place("0", ["1", "2"])
+        except ValueError as error:
+            raise ModelFolderError(version.folder / "tokenizer.json", str(error)) from error
+
+    def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        """See `Family.encode`. One read, just before every answer."""
+        problem = problem_of(trajectory)
+        refuse_control_tokens(trajectory, self._tokenizer)
+        self._refuse_placeholder(trajectory)
+        steps = [step.text.strip() for step in trajectory.steps]
+        self._check_length(self._tokenizer.least_tokens(problem, *steps), "at least ")
+        try:
+            ids, answers = self._place(problem, steps)
+        except ValueError as error:
+            field = step_field(trajectory, 0).partition("[")[0]
+            raise InvalidInput(str(error), param=field) from error
+        self._check_length(len(ids))
+        read = HeadRead(
+            model=self._model,
+            ids=ids[: answers[-1]],
+            positions=tuple(answer - 1 for answer in answers),
+            width=2,
+            labels=(self._good, self._bad),
+        )
+        return EncodedTrajectory(
+            ids=read.ids, reads=(read,), step_values=tuple(range(1, len(answers) + 1))
+        )
+
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
+        """See `Family.score`."""
+        (output,) = outputs
+        pairs = zip(output.values[::2], output.values[1::2], strict=True)
+        return FamilyScores(steps=tuple(step_score(good - bad) for good, bad in pairs))
+
+    def _place(self, problem: str, steps: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:
+        """The chat's ids, and where its answers stand. Raises ValueError for a lost answer."""
+        turns = [problem + self.recipe.problem_joint + steps[0], *steps[1:]]
+        messages = [
+            message
+            for turn in turns
+            for message in (
+                Message(role="user", content=turn),
+                Message(role="assistant", content=PLACEHOLDER),
+            )
+        ]
+        text = self._tokenizer.render(messages, add_generation_prompt=False)
+        places = [at for at, character in enumerate(text) if character == PLACEHOLDER]
+        if len(places) != len(steps):
+            raise ValueError(
+                f"the chat template writes {len(places)} answers for {len(steps)} steps"
+            )
+        encoded = self._tokenizer.encode_marked(text.replace(PLACEHOLDER, self.recipe.good))
+        answers = {
+            span: place
+            for place, (token, span) in enumerate(
+                zip(encoded.ids, encoded.char_offsets, strict=True)
+            )
+            if token == self._good
+        }
+        found = [answers.get((at, at + 1)) for at in places]
+        if None in found:
+            raise ValueError(
+                f"the answer {self.recipe.good!r} to step {found.index(None)} is not one token "
+                "with an id of its own in the chat"
+            )
+        return encoded.ids, [answer for answer in found if answer is not None]
+
+    def _refuse_placeholder(self, trajectory: Trajectory) -> None:
+        texts = [("messages[0].content", trajectory.messages[0].content)]
+        texts += [(step_field(trajectory, step.index), step.text) for step in trajectory.steps]
+        for field, text in texts:
+            if (at := text.find(PLACEHOLDER)) >= 0:
+                raise InvalidInput(
+                    f"the text holds the private-use character U+E000 at character {at}, which "
+                    "marks the answers here; remove it",
+                    param=field,
+                )
+
+    def _check_length(self, length: int, about: str = "") -> None:
+        check_length(length, self._context_limit, self._model, about)
+
+
+def propose(checkpoint: Checkpoint) -> Proposal[RlhflowRecipe]:
+    """Any chat LM with `+` and `-` as single tokens; Mistral-Data by its name alone."""
+    if not checkpoint.architecture.endswith("ForCausalLM"):
+        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    for text in ("+", "-"):
+        if len(ids := checkpoint.tokenizer.encode_markup(text)) != 1:
+            raise RecipeMismatch(f"{text!r} is {len(ids)} tokens; the recipe needs one")
+    try:
+        checkpoint.tokenizer.render(
+            [Message(role="user", content="0")], add_generation_prompt=False
+        )
+    except (InvalidInput, ModelFolderError) as error:
+        raise RecipeMismatch(f"the recipe is a chat, and this folder has none: {error}") from error
+    is_mistral = named_like(checkpoint, "prm-mistral-data")
+    return Proposal(
+        recipe=RlhflowRecipe(name="rlhflow-mistral" if is_mistral else "rlhflow-deepseek"),
+        step_separator="\n" if is_mistral else "\n\n",
+        aggregation="mean",
+        is_certain=is_mistral or named_like(checkpoint, "prm-deepseek-data"),
+    )
+
+
+SPEC = FamilySpec(
+    name="rlhflow",
+    architectures=("ForCausalLM",),
+    recipe=RlhflowRecipe,
+    bind=RlhflowFamily,
+    propose=propose,
+)
