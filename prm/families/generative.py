@@ -1,0 +1,43 @@
+"""Generative PRMs: causal LMs that write a verification and then a verdict, read as a token's odds.
+
+| recipe | authors | verdict of step k | after |
+| --- | --- | --- | --- |
+| `genprm` | RyanLiu112/GenPRM | P(Yes) against P(No) | its own turn of a conversation |
+| `thinkprm` | mukhal/ThinkPRM | P(yes) against P(no) | a chain over the steps up to k |
+
+A step's score is the mean over `samples` of them, its raw number that mean's logit. The rest stands
+in `verdicts.py`, `genprm.py` and `thinkprm.py`; `prm/generative.py` runs them.
+"""
+
+from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
+from prm.families.base import Proposal, RecipeMismatch, RecipeSpec
+from prm.families.genprm import GenPrm
+from prm.families.texts import named_like
+from prm.families.thinkprm import ThinkPrm
+from prm.families.verdicts import GenerativeRecipe
+from prm.manifest import ModelVersion
+
+
+def propose(checkpoint: Checkpoint) -> Proposal[GenerativeRecipe]:
+    """By name alone: nothing in a checkpoint tells it from any other causal LM."""
+    for name in ("genprm", "thinkprm"):
+        if named_like(checkpoint, name):
+            recipe = GenerativeRecipe.model_validate({"name": name})
+            return Proposal(recipe=recipe, is_certain=False)
+    raise RecipeMismatch("a generative PRM is named genprm or thinkprm, and this one is neither")
+
+
+def load_verifier(version: ModelVersion, tokenizer: ChatTokenizer) -> GenPrm | ThinkPrm:
+    """The recipe, bound to a version. Raises ModelFolderError when the tokenizer does not fit."""
+    recipe = SPEC.recipe_of(version)
+    kind = GenPrm if recipe.name == "genprm" else ThinkPrm
+    return kind(version, recipe, tokenizer)
+
+
+SPEC = RecipeSpec(
+    name="generative",
+    architectures=("ForCausalLM",),
+    recipe=GenerativeRecipe,
+    propose=propose,
+)

@@ -1,0 +1,180 @@
+"""What families that write a verdict in words have in common: recipe, labels, arithmetic.
+
+A sample's verdict is p = σ((ln p(good) − ln p(bad)) / T), of the two label tokens alone; a step's
+score is the mean of p over its samples, and its raw number the logit of that mean.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from prm.chat import ChatTokenizer
+from prm.errors import ModelFolderError
+from prm.families.base import HeadRead, Recipe
+from prm.manifest import Finite, ModelVersion
+from prm.types import Trajectory
+
+# Any server's seed has at least 32 bits, signed.
+SEED_RANGE = 1 << 31
+
+# What the authors' scripts set, by recipe; a manifest may state otherwise. Sources: the docstrings
+# of `genprm.py` and `thinkprm.py`.
+AUTHORS: Mapping[str, Mapping[str, Any]] = {
+    "genprm": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 2048},
+    "thinkprm": {"temperature": 0.0, "top_p": 1.0, "max_tokens": 8172},
+}
+
+
+class GenerativeRecipe(Recipe):
+    """How often, how freely and how long a generative PRM writes, and what it is asked.
+
+    `max_tokens` bounds what is written for one verdict; `seed` and the text decide the samples.
+    Of GenPRM alone: `analyze` and `verify` choose the blocks that are written before the verdict.
+    Code in a verify block is never run: `execute_code` says so, and can say nothing else.
+    Of ThinkPRM alone: `step_scores`, see `thinkprm.py`.
+    """
+
+    name: Literal["genprm", "thinkprm"]
+    samples: int = Field(default=1, ge=1, le=64)
+    temperature: Finite = Field(ge=0, le=10)
+    top_p: Finite = Field(gt=0, le=1)
+    max_tokens: int = Field(ge=1)
+    decision_temperature: Finite = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    analyze: bool = True
+    verify: bool = False
+    execute_code: Literal[False] = False
+    step_scores: Literal["prefix", "verdicts"] = "prefix"
+
+    # Which settings are of one recipe alone, and what they are when nothing is said.
+    _own: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "genprm": {"analyze": True, "verify": False},
+        "thinkprm": {"step_scores": "prefix"},
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, stated: Any) -> Any:
+        if isinstance(stated, Mapping):
+            return {**AUTHORS.get(str(stated.get("name")), {}), **stated}
+        return stated
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for name, settings in self._own.items():
+            for setting, usual in settings.items():
+                if name != self.name and getattr(self, setting) != usual:
+                    raise ValueError(f"{setting} is a setting of {name}, not of {self.name}")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples above 1 need a temperature above 0: they would all be equal")
+        if self.samples > 1 and self.name == "genprm" and not (self.analyze or self.verify):
+            raise ValueError("samples above 1 need analyze or verify: nothing else is sampled")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """The ids of the two tokens that tell the labels apart after `tail`, the text before them.
+
+    The last `lead` characters of the tail belong to these tokens.
+    """
+
+    tail: str
+    texts: tuple[str, str]
+    ids: tuple[int, int]
+    lead: int
+
+    @classmethod
+    def of(
+        cls, version: ModelVersion, tokenizer: ChatTokenizer, tail: str, texts: tuple[str, str]
+    ) -> "Labels":
+        """Labels must begin with different tokens. Raises ModelFolderError when they do not.
+
+        Tail and label are tokenised together: after a space, Qwen's `yes` is the token ` yes`.
+        """
+        encoded = tokenizer.encode_response(tail + texts[0])
+        good, bad = encoded.ids, tokenizer.encode_response(tail + texts[1]).ids
+        shared = _shared(good, bad)
+        if shared >= min(len(good), len(bad)):
+            raise ModelFolderError(
+                version.folder / "tokenizer.json",
+                f"labels {texts[0]!r} and {texts[1]!r} after {tail!r}: one continues the other",
+            )
+        lead = len(tail) - encoded.char_offsets[shared][0]
+        return cls(tail=tail, texts=texts, ids=(good[shared], bad[shared]), lead=lead)
+
+    def single(self, version: ModelVersion, tokenizer: ChatTokenizer) -> "Labels":
+        """The same, when each label is one token to its end; else raises ModelFolderError."""
+        for text, label in zip(self.texts, self.ids, strict=True):
+            ids = tokenizer.encode_response(self.tail + text).ids
+            if ids[-1] != label:
+                raise ModelFolderError(
+                    version.folder / "tokenizer.json",
+                    f"the label {text!r} after {self.tail!r} is several tokens here, the last of "
+                    f"them {ids[-1]}; this recipe needs it to be one",
+                )
+        return self
+
+    def read(self, model: str, ids: tuple[int, ...]) -> HeadRead:
+        """Ask for both labels' logits after these ids."""
+        return HeadRead(model=model, ids=ids, positions=(len(ids) - 1,), width=2, labels=self.ids)
+
+
+class Verifier(Protocol):
+    """What both kinds can do without writing anything; bound to a version."""
+
+    @property
+    def recipe(self) -> GenerativeRecipe:
+        """How the version is read."""
+        ...
+
+    def silent(self, trajectory: Trajectory) -> list[HeadRead]:
+        """One read per step, of verdicts with nothing written before them.
+
+        They depend on no sampling, so golden scores are made of them. Raises InvalidInput for a
+        trajectory that the model cannot read.
+        """
+        ...
+
+
+def verdict(outputs: Sequence[float], temperature: float) -> float:
+    """The logit of one sample's verdict, of the logits (or log-probs) of (good, bad)."""
+    good, bad = outputs
+    return (good - bad) / temperature
+
+
+def mean_logit(logits: Sequence[float]) -> float:
+    """The logit of the mean of σ(logit): finite for finite logits, whatever their size.
+
+    ln(mean) and ln(1 − mean) are summed apart, so neither is lost to rounding.
+
+    >>> mean_logit([2.0, -2.0])
+    0.0
+    """
+    return _log_sum(map(_log_sigmoid, logits)) - _log_sum(_log_sigmoid(-x) for x in logits)
+
+
+def seed_of(recipe: GenerativeRecipe, ids: Sequence[int], sample: int) -> int:
+    """The seed of one sample of what follows these ids: the same for the same request."""
+    text = f"{recipe.seed}:{sample}:{','.join(map(str, ids))}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % SEED_RANGE
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
+def _log_sigmoid(value: float) -> float:
+    return min(value, 0.0) - math.log1p(math.exp(-abs(value)))
+
+
+def _log_sum(logs: Any) -> float:
+    logs = list(logs)
+    largest = max(logs)
+    return float(largest + math.log(math.fsum(math.exp(log - largest) for log in logs)))

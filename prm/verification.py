@@ -1,0 +1,244 @@
+"""One trajectory's way through a generative PRM: write, read, and again for the next turn.
+
+GenPRM            step k: blocks of every sample → verdicts → mean; a sample's turn goes on
+ThinkPRM prefix   chains over every prefix, all at once → verdicts → means
+ThinkPRM verdicts chains over the whole → verdicts of those that judge every step once → means
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from prm.errors import InvalidInput
+from prm.families.base import Read, check_length
+from prm.families.genprm import YES_NO, GenPrm
+from prm.families.texts import step_field
+from prm.families.thinkprm import ThinkPrm, UnusableChain
+from prm.families.verdicts import mean_logit, seed_of, verdict
+from prm.scorer import BackendReply
+from prm.types import Trajectory
+
+EndedBy = Literal["stop", "eos", "length"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Continue these ids once, by at most `max_tokens` tokens."""
+
+    ids: tuple[int, ...]
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How all asks of a call are written. A text ends before the first of the `stop` strings."""
+
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """One continuation: its text without the stop string, and how many tokens were written.
+
+    `ended_by`: a stop string, the end of the model's turn, or `max_tokens`.
+    """
+
+    text: str
+    tokens: int
+    ended_by: EndedBy
+
+
+class VerdictModel(Protocol):
+    """What is asked of whoever runs a generative PRM's model."""
+
+    async def write(self, asks: Sequence[Ask], style: Style) -> list[Written]:
+        """One continuation per ask, in order. Raises Unavailable."""
+        ...
+
+    async def read(self, reads: Sequence[Read]) -> BackendReply:
+        """One output per read. Raises Unavailable."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Cost:
+    """What an item has cost; the fields of `ScoredTrajectory`."""
+
+    scored_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    cut_samples: int = 0
+    discarded_samples: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """One sample of a GenPRM turn: its blocks so far."""
+
+    written: list[str] = field(default_factory=list)
+    tokens: int = 0
+    is_cut: bool = False
+
+
+class Verification:
+    """One item. `silent` is how many ids each step's verdict takes with nothing written."""
+
+    def __init__(
+        self,
+        verifier: GenPrm | ThinkPrm,
+        model: VerdictModel,
+        trajectory: Trajectory,
+        silent: Sequence[int],
+    ) -> None:
+        self.cost = Cost()
+        self._verifier = verifier
+        self._recipe = verifier.recipe
+        self._model = model
+        self._trajectory = trajectory
+        self._silent = silent
+
+    async def raws(self) -> list[float]:
+        """The logit of every step. Raises InvalidInput for a step without a usable verdict."""
+        match self._verifier:
+            case GenPrm():
+                return await self._conversation(self._verifier)
+            case ThinkPrm(recipe=recipe) if recipe.step_scores == "prefix":
+                return await self._prefixes(self._verifier)
+            case ThinkPrm():
+                return await self._chain(self._verifier)
+
+    async def _conversation(self, genprm: GenPrm) -> list[float]:
+        turns: list[str] = []
+        raws = []
+        for step in self._trajectory.steps:
+            begun = await asyncio.to_thread(genprm.begun, self._trajectory, turns)
+            drafts = await self._blocks(genprm, begun, self._room(genprm, begun, step.index))
+            usable = [draft for draft in drafts if genprm.can_be_reread(draft.written)]
+            self.cost.discarded_samples += len(drafts) - len(usable)
+            if not usable:
+                raise self._unusable(step.index, "they spell out control tokens")
+            asked = [await asyncio.to_thread(genprm.judged, begun, d.written) for d in usable]
+            logits = await self._verdicts(asked)
+            raws.append(mean_logit(logits))
+            label = YES_NO[0] if logits[0] >= 0 else YES_NO[1]
+            turns.append(genprm.turn(step.index, usable[0].written, label))
+        return raws
+
+    def _room(self, genprm: GenPrm, begun: tuple[int, ...], step: int) -> int:
+        """Tokens that this step's blocks may have, so that every later verdict has its place."""
+        later = self._silent[-1] - self._silent[step]
+        empty = [""] * len(genprm.blocks)
+        return genprm.context_limit - len(genprm.judged(begun, empty)) - 1 - later
+
+    async def _blocks(self, genprm: GenPrm, begun: tuple[int, ...], room: int) -> list[_Draft]:
+        """All samples' blocks of one turn; a block that was cut is its sample's last."""
+        drafts = [_Draft() for _ in range(self._recipe.samples)]
+        for number, block in enumerate(genprm.blocks):
+            going = [draft for draft in drafts if not draft.is_cut]
+            asks = [
+                self._ask(
+                    genprm.continued(begun, draft.written),
+                    drafts.index(draft),
+                    min(self._recipe.max_tokens, room) - draft.tokens,
+                )
+                for draft in going
+            ]
+            pieces = await self._write(asks, (block.closing,))
+            for draft, piece in zip(going, pieces, strict=True):
+                draft.tokens += piece.tokens
+                draft.is_cut = piece.ended_by != "stop"
+                if number == 0 or not draft.is_cut:
+                    draft.written.append(piece.text.split(block.tag)[0])
+        self.cost.cut_samples += sum(draft.is_cut for draft in drafts)
+        return drafts
+
+    async def _prefixes(self, thinkprm: ThinkPrm) -> list[float]:
+        steps = range(1, len(self._trajectory.steps) + 1)
+        begun = {n: await asyncio.to_thread(thinkprm.begun, self._trajectory, n) for n in steps}
+        chains = await all_or_none([self._chains(thinkprm, begun[n], n) for n in steps])
+        asked = [
+            await asyncio.to_thread(thinkprm.asked, begun[n], chain.text)
+            for n, written in zip(steps, chains, strict=True)
+            for chain in written
+        ]
+        self.cost.cut_samples += sum(c.ended_by == "length" for w in chains for c in w)
+        logits = await self._verdicts(asked)
+        samples = self._recipe.samples
+        return [mean_logit(logits[at : at + samples]) for at in range(0, len(logits), samples)]
+
+    async def _chain(self, thinkprm: ThinkPrm) -> list[float]:
+        steps = len(self._trajectory.steps)
+        begun = await asyncio.to_thread(thinkprm.begun, self._trajectory, steps)
+        asked: list[tuple[int, ...]] = []
+        failure = None
+        for chain in await self._chains(thinkprm, begun, steps):
+            self.cost.cut_samples += chain.ended_by == "length"
+            try:
+                asked += await asyncio.to_thread(thinkprm.placed, begun, chain.text, steps)
+            except UnusableChain as error:
+                self.cost.discarded_samples += 1
+                failure = failure or error
+        if not asked:
+            assert failure is not None
+            raise self._unusable(failure.step - 1, f"in the first of them, {failure}")
+        logits = await self._verdicts(asked)
+        return [mean_logit(logits[step::steps]) for step in range(steps)]
+
+    async def _chains(
+        self, thinkprm: ThinkPrm, begun: tuple[int, ...], steps: int
+    ) -> list[Written]:
+        """All samples' chains over the first `steps` steps."""
+        room = thinkprm.context_limit - len(thinkprm.asked(begun, "")) - 1
+        limit = min(self._recipe.max_tokens, room)
+        asks = [self._ask(begun, sample, limit) for sample in range(self._recipe.samples)]
+        return await self._write(asks, thinkprm.stops(steps))
+
+    def _ask(self, ids: tuple[int, ...], sample: int, max_tokens: int) -> Ask:
+        return Ask(ids=ids, seed=seed_of(self._recipe, ids, sample), max_tokens=max_tokens)
+
+    async def _write(self, asks: Sequence[Ask], stop: tuple[str, ...]) -> list[Written]:
+        """Continuations; where there is no room for a token, an empty one."""
+        possible = [ask for ask in asks if ask.max_tokens >= 1]
+        style = Style(temperature=self._recipe.temperature, top_p=self._recipe.top_p, stop=stop)
+        found = iter(await self._model.write(possible, style) if possible else [])
+        nothing = Written(text="", tokens=0, ended_by="length")
+        written = [next(found) if ask.max_tokens >= 1 else nothing for ask in asks]
+        self.cost.generated_tokens += sum(piece.tokens for piece in written)
+        self.cost.scored_tokens += sum(map(len, {ask.ids for ask in possible}))
+        return written
+
+    async def _verdicts(self, asked: Sequence[tuple[int, ...]]) -> list[float]:
+        """The logit of the verdict after each of these ids."""
+        for ids in asked:
+            check_length(len(ids), self._verifier.context_limit, self._recipe.label, "verified ")
+        reads = [self._verifier.read(ids) for ids in asked]
+        outputs = (await self._model.read(reads)).outputs
+        cached = sum(output.cached_tokens for output in outputs)
+        self.cost.cached_tokens += cached
+        self.cost.scored_tokens += sum(map(len, asked)) - cached
+        return [verdict(o.values, self._recipe.decision_temperature) for o in outputs]
+
+    def _unusable(self, step: int, why: str) -> InvalidInput:
+        samples = self._recipe.samples
+        return InvalidInput(
+            f"step {step} has no usable verdict: {samples} of {samples} samples were discarded; "
+            f"{why}. A recipe with more samples or max_tokens may help",
+            param=step_field(self._trajectory, step),
+        )
+
+
+async def all_or_none(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Wait for all; when one fails or the caller leaves, end the others before going on."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
