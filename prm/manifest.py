@@ -121,7 +121,7 @@ class ModelVersion:
     @property
     def context_limit(self) -> int:
         """The most tokens that this model reads at once."""
-        return int(self.config["max_position_embeddings"])
+        return longest_read(self.config)
 
     @property
     def weights_sha256(self) -> str:
@@ -135,3 +135,15 @@ class ModelVersion:
             return next(iter(weights.values()))
         lines = "".join(f"{sha256}  {name}\n" for name, sha256 in weights.items())
         return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def longest_read(config: Mapping[str, Any]) -> int:
+    """The most tokens that a model of this configuration reads with full attention.
+
+    Up to the width of a sliding window, attention through it and full attention are the same.
+    """
+    positions = int(config["max_position_embeddings"])
+    window = config.get("sliding_window")
+    if not window or not config.get("use_sliding_window", True):
+        return positions
+    return min(positions, int(window))

@@ -95,10 +95,6 @@ def _check_supported(folder: Path, config: object) -> None:
     for setting in UNSUPPORTED_SETTINGS:
         if getattr(config, setting, None):
             raise ModelFolderError(path, f"{setting} is set; the engine does not apply it")
-    window = getattr(config, "sliding_window", None)
-    limit = int(getattr(config, "max_position_embeddings", 0))
-    if window and getattr(config, "use_sliding_window", True) and window < limit:
-        raise ModelFolderError(path, f"sliding_window {window} is not run; only full attention is")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in VARYING_ROPE:
         raise ModelFolderError(

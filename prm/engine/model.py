@@ -14,6 +14,7 @@ from prm.engine.kv import KeyValuePool, SlotCache
 from prm.engine.loading import load_weights, read_config
 from prm.engine.logprobs import target_logprobs
 from prm.errors import ModelFolderError
+from prm.manifest import longest_read
 
 
 class EngineModel(ABC):
@@ -24,7 +25,7 @@ class EngineModel(ABC):
         self._config = body.config
         self.device = body.device
         self.dtype = body.dtype
-        self.context_limit = int(body.config.max_position_embeddings)
+        self.context_limit = longest_read(body.config.to_dict())
 
     @abstractmethod
     def head_values(

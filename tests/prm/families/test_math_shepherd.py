@@ -111,6 +111,23 @@ async def test_er_prm_scores_are_its_scripts(tmp_path: Path) -> None:
         assert ours == pytest.approx(card_scores(version.folder, problem, steps, " +"), abs=1e-4)
 
 
+async def test_a_sliding_window_bounds_what_is_read_and_changes_nothing_below(
+    tmp_path: Path,
+) -> None:
+    def stage_window(folder: Path) -> None:
+        tokenizer = sentencepiece_layout()
+        random_lm("mistral", vocab=512, sliding_window=128).save_pretrained(folder)
+        save_layout(tokenizer, folder, bos="<s>", eos="</s>")
+
+    version = publish_prm(tmp_path, "window", SPEC.name, OWN_IDS, stage_window)
+    scorer = scorer_of(version)
+    (scored,) = await score_items(scorer, [("x" * 60, ["y" * 50])])
+    theirs = card_scores(version.folder, "x" * 60, ["y" * 50], "+")
+    assert [step.score for step in scored.step_scores] == pytest.approx(theirs, abs=1e-4)
+    with pytest.raises(InvalidInput, match=r"reads at most 128"):
+        await score_items(scorer, [("x" * 60, ["y" * 80])])
+
+
 def test_the_read_ends_at_the_last_tag_and_begins_with_bos(shepherd: ModelVersion) -> None:
     tokenizer = ChatTokenizer(shepherd.folder)
     family = SPEC.load(shepherd, tokenizer)
