@@ -9,7 +9,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -119,6 +119,7 @@ class Scorer:
         outputs: Sequence[ReadOutput],
         aggregation: AggregationName | None,
     ) -> ScoredTrajectory:
+        trajectory = replace(trajectory, steps=encoded.steps or trajectory.steps)
         scored = self._family.score(encoded, outputs)
         assert len(scored.steps) == len(trajectory.steps), "one score per step"
         aggregates = aggregate_all([step.score for step in scored.steps])

@@ -280,12 +280,14 @@ def _with_scores(
 ) -> Candidate:
     if trajectory is None:
         return candidate
-    scores = scored.step_scores if scored else [None] * len(trajectory.steps)
+    # An outcome reward model scores the whole as one step.
+    steps = scored.trajectory.steps if scored else trajectory.steps
+    scores = scored.step_scores if scored else [None] * len(steps)
     return replace(
         candidate,
         steps=tuple(
             ScoredStep(text=step.text, score=score)
-            for step, score in zip(trajectory.steps, scores, strict=True)
+            for step, score in zip(steps, scores, strict=True)
         ),
         score=scored.score if scored else None,
     )

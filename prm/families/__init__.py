@@ -4,9 +4,32 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from prm.families import implicit, math_shepherd, rlhflow
+from prm.families import (
+    implicit,
+    math_shepherd,
+    outcome,
+    pqm,
+    qwen,
+    reason_eval,
+    rlhflow,
+    skywork,
+    token_head,
+)
 from prm.families.base import FamilySpec
 
 FAMILIES: Mapping[str, FamilySpec[Any]] = MappingProxyType(
-    {spec.name: spec for spec in (implicit.SPEC, math_shepherd.SPEC, rlhflow.SPEC)}
+    {
+        spec.name: spec
+        for spec in (
+            implicit.SPEC,
+            math_shepherd.SPEC,
+            rlhflow.SPEC,
+            qwen.SPEC,
+            skywork.SPEC,
+            token_head.SPEC,
+            reason_eval.SPEC,
+            pqm.SPEC,
+            outcome.SPEC,
+        )
+    }
 )

@@ -18,7 +18,7 @@ from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
-from prm.types import StepScore, TokenRewards, Trajectory
+from prm.types import Step, StepScore, TokenRewards, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +124,14 @@ class HeadLayout:
 class EncodedTrajectory:
     """A trajectory's tokens and the reads that score it.
 
-    `step_values[k]` is how many values of each read the scores of steps 0 to k need.
+    `step_values[k]` is how many values of each read the scores of steps 0 to k need. `steps` are
+    the steps that get a score; None is those of the trajectory.
     """
 
     ids: tuple[int, ...]
     reads: tuple[Read, ...]
     step_values: tuple[int, ...]
+    steps: tuple[Step, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

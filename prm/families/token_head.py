@@ -1,0 +1,156 @@
+"""PRMs that are token classifiers: TRL's PRMTrainer, Hugging Face H4, PURE, and rePIRL's head.
+
+    [bos] {problem}{step 1}{separator}{step 2}{separator}…       every part tokenised alone
+
+AutoModelForTokenClassification: one Linear, read at the last token of each step's separator, where
+training put the step's label (TRL, `trl/experimental/prm`, `tokenize_row`). With two classes raw =
+l₁ − l₀, so that the score is the softmax of the two and LABEL_1 is "correct"; with one output raw
+is that output and the score its sigmoid.
+
+| recipe | separator | BOS | steps | outputs |
+| --- | --- | --- | --- | --- |
+| `trl` | line end (TRL's default) | the tokenizer's, if any | as they are | 2 |
+| `h4` | blank line (HuggingFaceH4/…-PRM-0.2) | the tokenizer's, if any | as they are | 2 |
+| `pure` | blank line | none | white space at the end cut | 2 |
+| `repirl` | blank line | the tokenizer's, if any | as they are | 1 |
+
+PURE's own number is p₁ − p₀ = 2 · score − 1, its threshold 0 is the score's 0.5. Its evaluation
+scripts are copied with a line end for separator as well; who has such a checkpoint sets it.
+
+Traps. Step and separator tokenised together merge into other tokens than the model was trained on
+(huggingface/ProcessBench PR 12: F1 56.1 against about 60). No separator is looked for, so one that
+stands inside a step changes nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from prm.chat import ChatTokenizer
+from prm.checkpoint import Checkpoint
+from prm.families.base import (
+    EncodedTrajectory,
+    FamilyScores,
+    FamilySpec,
+    HeadLayout,
+    Proposal,
+    ReadOutput,
+    Recipe,
+    RecipeMismatch,
+    check_length,
+    context_limit,
+    step_score,
+)
+from prm.families.own_head import check_head, has_tensor, one_read, rows, with_defaults
+from prm.families.texts import named_like, problem_of
+from prm.manifest import ModelVersion
+from prm.types import Trajectory
+
+RecipeName = Literal["trl", "h4", "pure", "repirl"]
+
+_BY_NAME: dict[str, dict[str, Any]] = {
+    "trl": {"separator": "\n"},
+    "h4": {},
+    "pure": {"bos": False, "strip_ends": True},
+    "repirl": {"outputs": 1},
+}
+
+
+class TokenHeadRecipe(Recipe):
+    """What stands behind a step and before the problem, and the head's outputs.
+
+    `bias` tells whether the head has one. `strip_ends` cuts white space at the end of steps.
+    """
+
+    name: RecipeName = "trl"
+    separator: str = Field(default="\n\n", min_length=1)
+    bos: bool = True
+    strip_ends: bool = False
+    outputs: Literal[1, 2] = 2
+    bias: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return with_defaults(values, _BY_NAME, "trl")
+
+    @property
+    def head(self) -> HeadLayout:
+        """The classifier's tensors."""
+        return HeadLayout(prefix="score", outputs=self.outputs, bias=self.bias)
+
+
+class TokenHeadFamily:
+    """A version of this kind, ready to encode and to score."""
+
+    def __init__(
+        self, version: ModelVersion, recipe: TokenHeadRecipe, tokenizer: ChatTokenizer
+    ) -> None:
+        self.recipe = recipe
+        self._tokenizer = tokenizer
+        self._model = version.key
+        self._context_limit = context_limit(version, recipe)
+        self._separator = tokenizer.encode_markup(recipe.separator)
+        bos_id = tokenizer.token_id(tokenizer.bos_text) if recipe.bos else None
+        self._start = () if bos_id is None else (bos_id,)
+
+    def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        """See `Family.encode`. One read, at the last token of every separator."""
+        problem = problem_of(trajectory)
+        least = self._tokenizer.least_tokens(problem, trajectory.response)
+        self._check_length(least, "at least ")
+        self._tokenizer.refuse_control_tokens(problem, param="messages[0].content")
+        ids = [*self._start, *self._tokenizer.encode_markup(problem)]
+        positions = []
+        for step in trajectory.steps:
+            text = step.text.rstrip() if self.recipe.strip_ends else step.text
+            ids += self._tokenizer.encode_response(text).ids
+            ids += self._separator
+            positions.append(len(ids) - 1)
+        encoded = one_read(self._model, ids, positions, width=self.recipe.outputs)
+        self._check_length(len(encoded.ids))
+        return encoded
+
+    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
+        """See `Family.score`."""
+        found = rows(outputs, width=self.recipe.outputs)
+        raws = (row[1] - row[0] if len(row) == 2 else row[0] for row in found)
+        return FamilyScores(steps=tuple(map(step_score, raws)))
+
+    def _check_length(self, length: int, about: str = "") -> None:
+        check_length(length, self._context_limit, self._model, about)
+
+
+def propose(checkpoint: Checkpoint) -> Proposal[TokenHeadRecipe]:
+    """By class and head; whose it is by its name. The separator stands in no file: TRL's default.
+
+    A head of one output is rePIRL's.
+    """
+    if not checkpoint.architecture.endswith(SPEC.architectures):
+        raise RecipeMismatch(
+            f"architecture {checkpoint.architecture} is not …{SPEC.architectures[0]}"
+        )
+    outputs = checkpoint.shapes.get("score.weight", (0,))[0]
+    if outputs not in (1, 2):
+        raise RecipeMismatch(f"score.weight has {outputs} outputs; this kind has 1 or 2")
+    if outputs == 1:
+        name = "repirl"
+    elif named_like(checkpoint, "pure"):
+        name = "pure"
+    else:
+        name = "h4" if named_like(checkpoint, "huggingfaceh4", "prm-0.2") else "trl"
+    bias = has_tensor(checkpoint, "score.bias")
+    recipe = TokenHeadRecipe.model_validate({"name": name, "bias": bias})
+    check_head(checkpoint, recipe.head)
+    return Proposal(recipe=recipe, step_separator=recipe.separator)
+
+
+SPEC = FamilySpec(
+    name="token_head",
+    architectures=("ForTokenClassification",),
+    recipe=TokenHeadRecipe,
+    bind=TokenHeadFamily,
+    propose=propose,
+    head=lambda recipe: recipe.head,
+)
