@@ -73,6 +73,7 @@ class ScoredTrajectory:
     `first_error` is the first step whose score lies below the version's threshold, or None.
     Over all its models, `scored_tokens` were read for this item and `cached_tokens` had been read
     before; the scores of the first `cached_steps` steps were known without reading anything.
+    `calibrated` has each step's probability of being right, where the scorer had a calibration.
     """
 
     trajectory: Trajectory
@@ -85,3 +86,4 @@ class ScoredTrajectory:
     scored_tokens: int
     cached_tokens: int
     cached_steps: int
+    calibrated: tuple[float, ...] | None = None

@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prm.calibrated import CalibratedScorer
 from prm.engine.client import EngineClient
 from prm.errors import InvalidInput, ModelFolderError, UnknownModel
 from prm.manifest import ModelVersion, PolicyManifest
@@ -24,6 +25,7 @@ from search.generators.local import LocalGenerator
 from search.generators.openai_http import OpenAIServer
 from search.run import SearchRun, run_search
 from search.types import Candidate, Sampling, SearchEvent, SearchProblem, SearchResult
+from server.calibrations import calibration_for, calibration_of_policy
 from server.policies import Policies
 from server.schemas.score import (
     ItemOut,
@@ -102,12 +104,10 @@ class Services:
                 f"{self.settings.max_items}; send several requests",
                 param="items",
             )
-        if "calibrated" in request.include:
-            raise InvalidInput(
-                f"include: {scorer.version.key} has no fitted calibration; leave it out",
-                param="include",
-            )
-        batch = await scorer.score(
+        calibration = calibration_for(
+            request, scorer.version, self.registry.calibrations(scorer.version)
+        )
+        batch = await CalibratedScorer(scorer, calibration).score(
             _trajectories(request, scorer.step_separator), aggregation=request.aggregation
         )
         self.telemetry.scored(scorer.version, batch, time.perf_counter() - started)
@@ -143,7 +143,7 @@ class Services:
         run = SearchRun(
             SearchProblem(messages=request.to_messages()),
             generator,
-            scorer,
+            self._calibrated(scorer, request) if scorer else None,
             sampling=sampling,
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
@@ -181,6 +181,18 @@ class Services:
                         time.perf_counter() - prepared.started_s,
                     )
                     yield _search_response(prepared, event)
+
+    def _calibrated(self, scorer: Scorer, request: SearchRequest) -> CalibratedScorer:
+        known = self.registry.calibrations(scorer.version)
+        calibration = calibration_of_policy(request.policy, known)
+        aggregation = getattr(request.strategy, "aggregation", None)
+        if aggregation == "fitted" and not (calibration and calibration.response):
+            raise InvalidInput(
+                f"strategy.aggregation: {scorer.version.key} has no aggregation fitted for policy "
+                f"{request.policy!r}; choose another, or fit one with `rung eval calibrate`",
+                param="strategy.aggregation",
+            )
+        return CalibratedScorer(scorer, calibration)
 
     def _scorer(self, key: str, *, param: str) -> Scorer:
         version = self.registry.get(key)
@@ -249,6 +261,7 @@ def _item_out(
     index: int, item_id: str | None, scored: ScoredTrajectory, include: set[str]
 ) -> ItemOut:
     tokens = scored.tokens if "tokens" in include else None
+    calibrated = scored.calibrated if "calibrated" in include else None
     return ItemOut(
         index=index,
         id=item_id,
@@ -260,6 +273,7 @@ def _item_out(
                 char_end=step.char_end,
                 score=score.score,
                 raw=score.raw if "raw" in include else None,
+                calibrated=calibrated[step.index] if calibrated else None,
                 cached=step.index < scored.cached_steps,
             )
             for step, score in zip(scored.trajectory.steps, scored.step_scores, strict=True)

@@ -4,10 +4,19 @@ import time
 
 from fastapi import APIRouter
 
+from prm.calibration import Calibration
 from prm.errors import UnknownModel
 from prm.manifest import ModelVersion, PrmManifest
 from server.deps import MayScore, ServicesDep
-from server.schemas.models import ModelList, ModelOut, PrmList, PrmOut, VersionOut
+from server.schemas.models import (
+    CalibrationOut,
+    ModelList,
+    ModelOut,
+    PrmList,
+    PrmOut,
+    VersionOut,
+)
+from server.services import Services
 
 router = APIRouter(tags=["models"], dependencies=[MayScore])
 
@@ -56,7 +65,7 @@ async def list_prms(services: ServicesDep) -> PrmList:
     """Every PRM with its versions."""
     return PrmList(
         data=[
-            _prm_out(version, version.manifest)
+            _prm_out(services, version, version.manifest)
             for version in services.registry.live()
             if isinstance(version.manifest, PrmManifest)
         ]
@@ -69,10 +78,10 @@ async def get_prm(name: str, services: ServicesDep) -> PrmOut:
     version = services.registry.get(name)
     if version is None or not isinstance(version.manifest, PrmManifest):
         raise UnknownModel(f"no PRM named {name!r} is served here", param="name")
-    return _prm_out(version, version.manifest)
+    return _prm_out(services, version, version.manifest)
 
 
-def _prm_out(version: ModelVersion, manifest: PrmManifest) -> PrmOut:
+def _prm_out(services: Services, version: ModelVersion, manifest: PrmManifest) -> PrmOut:
     return PrmOut(
         id=manifest.name,
         family=manifest.family,
@@ -86,7 +95,22 @@ def _prm_out(version: ModelVersion, manifest: PrmManifest) -> PrmOut:
                 id=manifest.version,
                 created=manifest.created,
                 state="live",
+                weights_sha256=version.weights_sha256,
                 metrics=dict(manifest.metrics),
+                calibrations=[
+                    _calibration_out(calibration)
+                    for calibration in services.registry.calibrations(version).values()
+                ],
             )
         ],
+    )
+
+
+def _calibration_out(calibration: Calibration) -> CalibrationOut:
+    return CalibrationOut(
+        policy=calibration.policy,
+        created=calibration.created,
+        method=calibration.steps.method if calibration.steps else None,
+        has_fitted_aggregation=calibration.response is not None,
+        **calibration.fitted.model_dump(),
     )

@@ -24,6 +24,18 @@ class ModelList(BaseModel):
     data: list[ModelOut]
 
 
+class CalibrationOut(BaseModel):
+    """What was fitted for one policy, from how much. `method`: null where no step had a label."""
+
+    policy: str
+    created: int
+    method: Literal["isotonic", "platt"] | None
+    has_fitted_aggregation: bool
+    problems: int
+    steps: int
+    responses: int
+
+
 class VersionOut(BaseModel):
     """One version of a PRM."""
 
@@ -31,7 +43,9 @@ class VersionOut(BaseModel):
     created: int
     state: Literal["live", "canary", "available", "rejected"]
     reason: str | None = None
+    weights_sha256: str
     metrics: dict[str, Any]
+    calibrations: list[CalibrationOut] = []
 
 
 class PrmOut(BaseModel):

@@ -63,6 +63,9 @@ class ScoreRequest(Wire):
     items: list[ScoreItem] = Field(min_length=1, max_length=10_000)
     segmentation: Segmentation = Segmentation()
     aggregation: AggregationName | None = None
+    policy: Text | None = Field(
+        default=None, description="who wrote the steps: chooses the calibration"
+    )
     include: tuple[Literal["raw", "calibrated", "tokens"], ...] = ()
 
 
@@ -75,6 +78,7 @@ class StepOut(BaseModel):
     char_end: int
     score: float
     raw: float | None = if_asked()
+    calibrated: float | None = if_asked()
     cached: bool = False
 
 
