@@ -9,6 +9,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -18,6 +19,7 @@ from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families import FAMILIES
 from prm.families.base import EncodedTrajectory, Family, Read, ReadOutput, Recipe
+from prm.families.implicit import ImplicitFamily, ImplicitRecipe
 from prm.manifest import ModelVersion, PrmManifest
 from prm.types import ScoredTrajectory, Trajectory
 
@@ -72,6 +74,26 @@ class Scorer:
     def step_separator(self) -> str:
         """What stands between two steps in this version's training data."""
         return self.manifest.step_separator
+
+    @property
+    def has_cumulative(self) -> bool:
+        """Whether its step scores come with their running sum."""
+        return isinstance(self.recipe, ImplicitRecipe)
+
+    def as_published(self) -> "Scorer":
+        """The same version, read at the step boundaries that published numbers were computed with.
+
+        Raises InvalidInput for a family that is read at those boundaries anyway.
+        """
+        if not isinstance(self._family, ImplicitFamily):
+            raise InvalidInput(
+                f"reference_compat: {self.version.key} is of family {self.manifest.family}, which "
+                "is always read as its authors do; leave it out",
+                param="reference_compat",
+            )
+        scorer = copy(self)
+        scorer._family = self._family.as_published()
+        return scorer
 
     def check(self, trajectory: Trajectory) -> None:
         """Raises InvalidInput when the model cannot read this trajectory: it is too long."""

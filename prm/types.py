@@ -47,11 +47,13 @@ class StepScore:
     """What a PRM says of one step.
 
     `raw` is the family's own number (for an implicit PRM, β times the step's log-ratio),
-    `score` is that number mapped to [0, 1], higher is better.
+    `score` is that number mapped to [0, 1], higher is better. `cumulative` is the sum up to and
+    with this step, where the family's steps add up: an implicit PRM's Q.
     """
 
     raw: float
     score: float
+    cumulative: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

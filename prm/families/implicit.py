@@ -5,20 +5,31 @@
 "Free Process Rewards without Process Labels", arXiv 2412.01981, Eq. 3 and Proposition 3.1: the
 running sum Q over a prefix is a soft value of it, and a step's process reward is the increase of Q
 over the step. `step_value` chooses which of the two is the step's number ("single": the increase,
-"accumulative": Q itself). A step ends at the last token that overlaps its characters.
+"accumulative": Q itself); Q is told beside it as `cumulative`. A step ends at the last token that
+overlaps its characters.
+
+Without a reference r_t = β · log π_φ, which the paper evaluates as "w/o ref" in its ablation of the
+reference model: half the cost, nothing to subtract, and so scores below one half throughout. Its
+threshold has to be fitted.
+
+Training counts the end-of-turn token in the log-ratio; a step's own tokens do not hold it, and a
+response that is being searched has none yet. `end_token` gives it, and what stands before it behind
+the last step, to the last step. `reference_compat` (see `prm/families/published.py`) cuts where the
+authors' script cuts.
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
+from prm.errors import InvalidInput, ModelFolderError
 from prm.families.base import (
     EncodedTrajectory,
     FamilyScores,
@@ -32,22 +43,47 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
+from prm.families.published import place_as_published
+from prm.families.reading import Reading, read_as_written, read_joined
+from prm.families.texts import refuse_control_tokens
 from prm.manifest import Finite, ModelRef, ModelVersion
-from prm.types import TokenRewards, Trajectory
+from prm.types import Message, TokenRewards, Trajectory
 
 
 class ImplicitRecipe(Recipe):
-    """β of the trained model, its reference, and which of the two values is a step's number."""
+    """β of the trained model, its reference, and which of the two values is a step's number.
+
+    `reference` null is the form without one, and has to be said. `adapter`: the folder holds LoRA
+    weights that are run on the reference's. `step_prefix` is written before every step that does
+    not begin with one itself; `{n}` is the step's number, from 1 (EurusPRM: "Step {n}: ").
+    """
 
     name: Literal["implicit"] = "implicit"
     beta: Finite = Field(gt=0)
     step_value: Literal["single", "accumulative"] = "single"
-    reference: ModelRef
+    reference: ModelRef | None
+    adapter: bool = False
+    step_prefix: str | None = Field(default=None, min_length=1, max_length=64)
+    end_token: bool = False
+    reference_compat: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.adapter and self.reference is None:
+            raise ValueError("adapter needs reference: the version whose weights it is run on")
+        if self.step_prefix is not None and self.step_prefix.count("{n}") != 1:
+            raise ValueError("step_prefix has to hold {n}, the step's number, once")
+        return self
+
+    @property
+    def label(self) -> str:
+        """See `Recipe.label`. Published boundaries are another way of reading, and say so."""
+        return super().label + ("+reference_compat" if self.reference_compat else "")
 
     @property
     def references(self) -> tuple[ModelRef, ...]:
         """See `Recipe.references`."""
-        return (self.reference,)
+        return () if self.reference is None else (self.reference,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +102,58 @@ class ImplicitFamily:
     ) -> None:
         self.recipe = recipe
         self._tokenizer = tokenizer
-        self._models = (version.key, recipe.reference.key)
+        self._models = (version.key, *(reference.key for reference in recipe.references))
         self._context_limit = context_limit(version, recipe)
+        self._version = version
+        self._end_of_turn = (_end_of_turn(version, tokenizer),) if recipe.end_token else ()
+
+    def as_published(self) -> "ImplicitFamily":
+        """The same version, read at the boundaries of the authors' script."""
+        recipe = self.recipe.model_copy(update={"reference_compat": True})
+        return ImplicitFamily(self._version, recipe, self._tokenizer)
 
     def encode(self, trajectory: Trajectory) -> EncodedResponse:
-        """See `Family.encode`. Both models read the response's tokens."""
+        """See `Family.encode`. Every model reads the response's tokens."""
         texts = [message.content for message in trajectory.messages]
         self._check_length(self._tokenizer.least_tokens(*texts, trajectory.response), "at least ")
+        if self.recipe.reference_compat:
+            return self._encode_as_published(trajectory)
+        reading = read_as_written(trajectory, self.recipe.step_prefix)
         prompt = self._tokenizer.encode_prompt(trajectory.messages)
-        response = self._tokenizer.encode_response(trajectory.response)
-        self._check_length(len(prompt) + len(response.ids))
+        response = self._tokenizer.encode_response(reading.text)
+        ids = prompt + response.ids + self._end_of_turn
         starts = [start for start, _ in response.char_offsets]
-        ids = prompt + response.ids
+        ends = [bisect_left(starts, end) for end in reading.step_ends]
+        if self._end_of_turn:
+            ends[-1] = len(ids) - len(prompt)
+        offsets = list(response.char_offsets)
+        offsets += [(len(reading.text), len(reading.text))] * len(self._end_of_turn)
+        return self._encoded(ids, len(prompt), ends, offsets, reading)
+
+    def _encode_as_published(self, trajectory: Trajectory) -> EncodedResponse:
+        # Chat and texts are tokenised as one string there.
+        refuse_control_tokens(trajectory, self._tokenizer)
+        reading = read_joined(trajectory, self.recipe.step_prefix, "\n\n")
+        places = place_as_published(
+            self._tokenizer, trajectory.messages, reading, self._check_length
+        )
+        return self._encoded(places.ids, places.first, places.ends, places.offsets, reading)
+
+    def _encoded(
+        self,
+        ids: tuple[int, ...],
+        first: int,
+        ends: Sequence[int],
+        offsets: Sequence[tuple[int, int]],
+        reading: Reading,
+    ) -> EncodedResponse:
+        self._check_length(len(ids))
         return EncodedResponse(
             ids=ids,
-            reads=tuple(LogprobRead(model=m, ids=ids, first=len(prompt)) for m in self._models),
-            step_values=tuple(bisect_left(starts, step.char_end) for step in trajectory.steps),
-            first=len(prompt),
-            char_offsets=response.char_offsets,
+            reads=tuple(LogprobRead(model=m, ids=ids, first=first) for m in self._models),
+            step_values=tuple(ends),
+            first=first,
+            char_offsets=tuple(reading.span_in_response(*span) for span in offsets),
         )
 
     def _check_length(self, length: int, about: str = "") -> None:
@@ -92,13 +162,16 @@ class ImplicitFamily:
     def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
         """See `Family.score`."""
         assert isinstance(encoded, EncodedResponse)
-        trained, reference = outputs
-        rewards = token_rewards(trained.values, reference.values, beta=self.recipe.beta)
-        raws = step_values(rewards, encoded.step_values)
-        if self.recipe.step_value == "accumulative":
-            raws = list(accumulate(raws))
+        trained, *reference = [output.values for output in outputs]
+        rewards = token_rewards(trained, *reference, beta=self.recipe.beta)
+        singles = step_values(rewards, encoded.step_values)
+        sums = list(accumulate(singles))
+        raws = sums if self.recipe.step_value == "accumulative" else singles
         return FamilyScores(
-            steps=tuple(map(step_score, raws)),
+            steps=tuple(
+                replace(step_score(raw), cumulative=value)
+                for raw, value in zip(raws, sums, strict=True)
+            ),
             tokens=TokenRewards(
                 ids=encoded.ids[encoded.first :],
                 char_offsets=encoded.char_offsets,
@@ -108,9 +181,15 @@ class ImplicitFamily:
 
 
 def token_rewards(
-    trained: Sequence[float], reference: Sequence[float], *, beta: float
+    trained: Sequence[float], reference: Sequence[float] | None = None, *, beta: float
 ) -> list[float]:
-    """β · (log π_φ − log π_ref) per token (arXiv 2412.01981 Eq. 3)."""
+    """β · (log π_φ − log π_ref) per token (arXiv 2412.01981 Eq. 3); no reference is log π_ref = 0.
+
+    >>> token_rewards([-1.0, -2.0], [-3.0, -1.0], beta=0.5)
+    [1.0, -0.5]
+    """
+    if reference is None:
+        return [beta * ours for ours in trained]
     assert len(trained) == len(reference)
     return [beta * (ours - theirs) for ours, theirs in zip(trained, reference, strict=True)]
 
@@ -123,6 +202,23 @@ def step_values(rewards: Sequence[float], step_ends: Sequence[int]) -> list[floa
     """
     starts = [0, *step_ends[:-1]]
     return [math.fsum(rewards[start:end]) for start, end in zip(starts, step_ends, strict=True)]
+
+
+def _end_of_turn(version: ModelVersion, tokenizer: ChatTokenizer) -> int:
+    """The token that the chat template writes behind what the assistant says."""
+    said = "\ue000"  # stands in no template
+    turns = (Message(role="user", content="0"), Message(role="assistant", content=said))
+    try:
+        text = tokenizer.render(turns, add_generation_prompt=False)
+    except InvalidInput as error:
+        raise ModelFolderError(version.folder, f"recipe.end_token: {error}") from error
+    tail = tokenizer.encode_markup(text.rpartition(said)[2])
+    if not tail or tokenizer.decode(tail[:1]):
+        raise ModelFolderError(
+            version.folder,
+            "recipe.end_token: the chat template ends an assistant's turn with no control token",
+        )
+    return tail[0]
 
 
 def propose(checkpoint: Checkpoint) -> Proposal[ImplicitRecipe]:
