@@ -14,27 +14,28 @@ from prm.steps import Span
 # CommonMark 4.5, but indented as deep as one likes, in quotations, and after a list marker: models
 # write fences inside list items.
 _FENCE_LINE = re.compile(
-    r"^[ \t>]*(?P<marker>(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)?(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)",
+    r"^[ \t>]*+(?P<marker>(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)?(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)",
     re.MULTILINE,
 )
 _LATEX_MARK = re.compile(
     r"""
     \\begin\{(?P<begin>[A-Za-z]{1,32}\*?)\} | \\end\{(?P<end>[A-Za-z]{1,32}\*?)\}
-  | (?P<sign>\\[\[\]] | \$\$ | \[/?asy\])
-    # No marks, and to be stepped over: other escapes (\\[2pt], \$), and $…$ on one line (Pandoc's
-    # rule), for two of them side by side hold a $$.
+  | (?P<sign>\\[\[\]] | \$\$(?!\$\$) | \[/?asy\])
+    # Stepped over: other escapes (\\[2pt], \$), $$$$, which shuts what it opens, and $…$ on one
+    # line (Pandoc's rule), for two of these side by side hold a $$.
   | \\[^\n]
+  | (?:\$\$\$\$)+
   | \$(?=[^\s$])(?:[^$\\\n]|\\[^\n])*+(?<!\s)\$(?![0-9])
     """,
     re.VERBOSE,
 )
 _CLOSES = {"\\]": "\\[", "[/asy]": "[asy]"}
 # LaTeX environments that hold prose: a proof has many steps. Every other environment is one piece.
-_PROSE = frozenset(
-    "abstract center corollary definition description document enumerate example exercise "
-    "flushleft flushright itemize lemma minipage problem proof proposition quotation quote remark "
-    "solution theorem".split()
-)
+_PROSE = frozenset({
+    "abstract", "center", "corollary", "definition", "description", "document", "enumerate",
+    "example", "exercise", "flushleft", "flushright", "itemize", "lemma", "minipage", "problem",
+    "proof", "proposition", "quotation", "quote", "remark", "solution", "theorem",
+})  # fmt: skip
 
 
 def fences(text: str, start: int = 0, end: int | None = None) -> list[Span]:
@@ -84,9 +85,10 @@ def _latex(text: str, start: int, end: int, fenced: list[Span]) -> list[Span]:
         if kind in _PROSE:
             continue
         if is_opening:
-            # \[ cannot be nested: the first one counts. Environments can.
-            if mark.lastgroup == "begin" or not opened[kind]:
-                opened[kind].append(at)
+            if mark.lastgroup == "sign":
+                # Only environments nest: a second \[ says that the first was never closed.
+                opened[kind].clear()
+            opened[kind].append(at)
         elif opened[kind]:
             found.append((opened[kind].pop(), mark.end()))
     return found

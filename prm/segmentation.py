@@ -1,8 +1,8 @@
 r"""Raw text → steps, by one of seven modes. Offsets are exact in all of them.
 
-| mode | cuts | LaTeX and fences | a step's text |
+| mode | cuts | LaTeX, fences | a step's text |
 | --- | --- | --- | --- |
-| `auto` | at every separator of the version; without one in the text, see below | cut through | as it stands |
+| `auto` | at every separator of the version; if there is none: below | cut through | as it stands |
 | `delimiter` | at every delimiter of the caller's | cut through | as it stands |
 | `newline` | at line ends | kept whole | as it stands |
 | `numbered` | before each next number of a list that starts a line | kept whole | trimmed |
@@ -31,14 +31,13 @@ entire answer with \n\n"). Short pieces are not merged: nor do they.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from prm.blocks import blocks, fences
-from prm.errors import InvalidInput
 from prm.patterns import safe_pattern
-from prm.steps import Span, between, cut_steps, place_steps
+from prm.steps import Span, at_separators, between, place_steps
 from prm.types import Step
 
 Mode = Literal["auto", "delimiter", "newline", "numbered", "code", "thinking", "regex"]
@@ -46,30 +45,31 @@ Mode = Literal["auto", "delimiter", "newline", "numbered", "code", "thinking", "
 # As many as a request may list itself.
 MAX_STEPS = 10_000
 
-_LINE_END = re.compile(r"\r?\n")
+_LINE_END = re.compile(r"(?:\r?\n)+")
 _BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*+\r?\n)+")
 _THINK_TAG = re.compile(r"</?think(?:ing)?>")
 _NUMBER = re.compile(
     r"""
-    ^(?P<indent>[ \t]*)(?P<dress>(?:\#{1,6}[ \t]+)?(?:\*\*|__)?)
+    ^(?=                                      # cuts before the number and takes nothing
+    (?P<indent>[ \t]*)(?P<dress>(?:\#{1,6}[ \t]+)?(?:\*\*|__)?)
     (?: [Ss](?:tep|TEP)[ \t]*(?P<step>[0-9]{1,4})
-        (?=[ \t]*(?:[:)(*_–—-]|\.(?![0-9])|\r?$))
+        (?=[ \t]*(?:[::)(*_–—-]|\.(?![0-9])|\r?$))
       | (?: (?P<dot>[0-9]{1,4})\. | (?P<paren>[0-9]{1,4})\) | \((?P<parens>[0-9]{1,4})\) )
         (?=[\s*_]|$)
-    )
+    ))
     """,
     re.VERBOSE | re.MULTILINE,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segmentation:
+class CutRule:
     """How raw text is cut.
 
     `separator` is the version's own, or the caller's delimiter: what `auto` and `delimiter` cut
     at. `pattern` is what `regex` cuts at, see `prm/patterns.py`.
 
-    >>> segment("Step 1: add.\\nStep 2: halve.", Segmentation(mode="numbered", separator="\\n"))
+    >>> segment("Step 1: add.\\nStep 2: halve.", CutRule(mode="numbered", separator="\\n"))
     """
 
     mode: Mode
@@ -77,27 +77,21 @@ class Segmentation:
     pattern: str | None = None
 
 
-def segment(response: str, how: Segmentation) -> tuple[Step, ...]:
+def segment(response: str, how: CutRule) -> tuple[Step, ...]:
     """The steps of a raw response, in order, with their places in it.
 
     Time is linear in the length of the text in every mode. Raises InvalidInput for a text without
     a step, for one with more than MAX_STEPS, and for a pattern that cannot be used.
     """
     if how.mode == "delimiter" or (how.mode == "auto" and how.separator in response):
-        steps = cut_steps(response, how.separator)
+        pieces = at_separators(response, how.separator)
     elif how.mode == "regex":
         assert how.pattern is not None, "mode regex has a pattern"
         cuts = (match.span() for match in safe_pattern(how.pattern).finditer(response))
-        steps = place_steps(response, _trimmed(response, between(cuts, 0, len(response))))
+        pieces = _trimmed(response, between(cuts, 0, len(response)))
     else:
-        steps = place_steps(response, _CUTTERS[how.mode](response))
-    if len(steps) > MAX_STEPS:
-        raise InvalidInput(
-            f"response is cut into {len(steps)} steps, and {MAX_STEPS} is the most; shorten it or "
-            "choose another segmentation",
-            param="response",
-        )
-    return steps
+        pieces = _CUTTERS[how.mode](response)
+    return place_steps(response, pieces, most=MAX_STEPS)
 
 
 def _auto_without_separator(text: str) -> list[Span]:
@@ -108,8 +102,8 @@ def _auto_without_separator(text: str) -> list[Span]:
 
 
 def _lines(text: str) -> list[Span]:
-    cuts = [cut.span() for cut in _LINE_END.finditer(text)]
-    return between(_outside_blocks(text, cuts, 0, len(text)), 0, len(text))
+    cuts = _outside_blocks(text, _LINE_END.finditer(text), 0, len(text))
+    return between((cut.span() for cut in cuts), 0, len(text))
 
 
 def _numbered(text: str) -> list[Span]:
@@ -145,8 +139,8 @@ _CUTTERS: dict[str, Callable[[str], list[Span]]] = {
 
 
 def _at_blank_lines(text: str, start: int, end: int) -> list[Span]:
-    cuts = [cut.span() for cut in _BLANK_LINES.finditer(text, start, end)]
-    return _trimmed(text, between(_outside_blocks(text, cuts, start, end), start, end))
+    cuts = _outside_blocks(text, _BLANK_LINES.finditer(text, start, end), start, end)
+    return _trimmed(text, between((cut.span() for cut in cuts), start, end))
 
 
 def _before(text: str, starts: list[int]) -> list[Span]:
@@ -155,52 +149,43 @@ def _before(text: str, starts: list[int]) -> list[Span]:
 
 def _numbers(text: str, least: int = 1) -> list[int]:
     """Where the items of the numbered list begin, or nothing when it has fewer than `least`."""
-    places = [number.span() for number in _NUMBER.finditer(text)]
-    kept = {start for start, _ in _outside_blocks(text, places, 0, len(text))}
-    numbers = [number for number in _NUMBER.finditer(text) if number.start() in kept]
-    found = _words(numbers) or _items(numbers)
+    words, items = list[int](), list[int]()
+    last_word, kind, depth = -1, None, 0
+    for number in _outside_blocks(text, _NUMBER.finditer(text), 0, len(text)):
+        name = number.lastgroup
+        assert name is not None, "one kind of number has matched"
+        value = int(number[name])
+        if name == "step":
+            if value > last_word:
+                last_word = value
+                words.append(number.start())
+            continue
+        if kind is None and value == 1:
+            kind, depth = (name, number["dress"]), len(number["indent"])
+        if (
+            value == len(items) + 1
+            and kind == (name, number["dress"])
+            and len(number["indent"]) <= depth
+        ):
+            items.append(number.start())
+    found = words or items
     return found if len(found) >= least else []
 
 
-def _words(numbers: list[re.Match[str]]) -> list[int]:
-    """`Step N` with rising N: the word makes it plain, so the list may start or skip anywhere."""
-    last, found = -1, []
-    for number in numbers:
-        if number["step"] is not None and int(number["step"]) > last:
-            last = int(number["step"])
-            found.append(number.start())
-    return found
-
-
-def _items(numbers: list[re.Match[str]]) -> list[int]:
-    """A list 1, 2, 3, … of one kind, none deeper indented than its first item."""
-    kind, depth, found = None, 0, list[int]()
-    for number in numbers:
-        name = str(number.lastgroup)
-        if kind is None and name != "step" and int(number[name]) == 1:
-            kind, depth = (name, number["dress"]), len(number["indent"])
-        if (
-            kind == (name, number["dress"])
-            and int(number[name]) == len(found) + 1
-            and len(number["indent"]) <= depth
-        ):
-            found.append(number.start())
-    return found
-
-
-def _outside_blocks(text: str, cuts: list[Span], start: int, end: int) -> list[Span]:
+def _outside_blocks(
+    text: str, cuts: Iterable[re.Match[str]], start: int, end: int
+) -> Iterator[re.Match[str]]:
     """The cuts that touch no block's inside. Looks for blocks only where there is a cut."""
-    if not cuts:
-        return cuts
-    kept = []
-    inside = iter(blocks(text, start, end))
-    block = next(inside, None)
-    for cut_start, cut_end in cuts:
-        while block is not None and block[1] <= cut_start:
-            block = next(inside, None)
-        if block is None or cut_end <= block[0]:
-            kept.append((cut_start, cut_end))
-    return kept
+    spans: Iterator[Span] | None = None
+    block: Span | None = None
+    for cut in cuts:
+        if spans is None:
+            spans = iter(blocks(text, start, end))
+            block = next(spans, None)
+        while block is not None and block[1] <= cut.start():
+            block = next(spans, None)
+        if block is None or cut.end() <= block[0]:
+            yield cut
 
 
 def _trimmed(text: str, pieces: Iterable[Span]) -> list[Span]:

@@ -45,8 +45,13 @@ def cut_steps(response: str, separator: str) -> tuple[Step, ...]:
 
     Raises InvalidInput when nothing but white space and separators is there.
     """
-    cuts = [cut.span() for cut in re.finditer(re.escape(separator), response)]
-    return place_steps(response, between(cuts, 0, len(response)))
+    return place_steps(response, at_separators(response, separator))
+
+
+def at_separators(response: str, separator: str) -> list[Span]:
+    """The pieces between the separators, empty ones among them."""
+    cuts = (cut.span() for cut in re.finditer(re.escape(separator), response))
+    return between(cuts, 0, len(response))
 
 
 def between(cuts: Iterable[Span], start: int, end: int) -> list[Span]:
@@ -58,14 +63,22 @@ def between(cuts: Iterable[Span], start: int, end: int) -> list[Span]:
     return [*pieces, (start, end)]
 
 
-def place_steps(response: str, pieces: Iterable[Span]) -> tuple[Step, ...]:
+def place_steps(
+    response: str, pieces: Iterable[Span], *, most: int | None = None
+) -> tuple[Step, ...]:
     """The steps at these places, pieces of white space alone left out.
 
-    Raises InvalidInput when no piece is left.
+    Raises InvalidInput when no piece is left, or more than `most`.
     """
     kept = [(start, end) for start, end in pieces if response[start:end].strip()]
     if not kept:
         raise InvalidInput("response holds no step, only white space", param="response")
+    if most is not None and len(kept) > most:
+        raise InvalidInput(
+            f"response is cut into {len(kept)} steps, and {most} is the most; shorten it or "
+            "choose another segmentation",
+            param="response",
+        )
     return tuple(
         Step(index=index, text=response[start:end], char_start=start, char_end=end)
         for index, (start, end) in enumerate(kept)

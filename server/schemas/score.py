@@ -2,10 +2,13 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from prm.aggregation import AggregationName
-from prm.steps import cut_steps, join_steps
+from prm.errors import InvalidInput
+from prm.patterns import MAX_PATTERN_CHARS, safe_pattern
+from prm.segmentation import CutRule, Mode, segment
+from prm.steps import join_steps
 from prm.types import Trajectory
 from server.schemas.common import Messages, Problem, Text, Wire, if_asked, messages_of
 
@@ -26,34 +29,76 @@ class ScoreItem(Wire):
             raise ValueError("give either steps or response, and not both")
         return self
 
-    def to_trajectory(self, separator: str) -> Trajectory:
-        """The trajectory, cut or joined at the separator. Raises InvalidInput."""
+    def to_trajectory(self, rule: CutRule) -> Trajectory:
+        """The trajectory: its response cut, or its steps joined. Raises InvalidInput."""
         messages = messages_of(self.problem, self.messages)
         if self.steps is not None:
-            response, steps = join_steps(self.steps, separator)
+            response, steps = join_steps(self.steps, rule.separator)
         else:
             assert self.response is not None
-            response, steps = self.response, cut_steps(self.response, separator)
-        return Trajectory(messages=messages, response=response, steps=steps)
+            response, steps = self.response, segment(self.response, rule)
+        return Trajectory(
+            messages=messages, response=response, steps=steps, is_cut=self.steps is None
+        )
 
 
 class Segmentation(Wire):
-    """How raw text is cut: at the version's own separator, at a given one, or at line ends."""
+    """How a `response` is cut into steps. `prm/segmentation.py` has the fine print."""
 
-    mode: Literal["auto", "delimiter", "newline"] = "auto"
-    delimiter: Text | None = Field(default=None, min_length=1, max_length=256)
+    mode: Mode = Field(
+        default="auto",
+        description=(
+            "`auto`: at the version's own separator; in a text without it, at blank lines, else "
+            "before numbered items. `delimiter`: at every `delimiter`. `newline`: at line ends. "
+            "`numbered`: before `1.`, `1)`, `(1)` or `Step 1` and what follows in number, at line "
+            "starts. `code`: fenced code blocks are a step each, the rest is cut at blank lines. "
+            "`thinking`: at `<think>` tags and blank lines. `regex`: at every match of `pattern`. "
+            "`newline`, `numbered`, `code` and `thinking` keep displayed LaTeX and fenced code "
+            "whole; `auto` on the version's separator, `delimiter` and `regex` cut through."
+        ),
+    )
+    delimiter: Text | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="What to cut at, in mode `delimiter` and only there.",
+    )
+    pattern: Text | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_PATTERN_CHARS,
+        description=(
+            "What to cut at, in mode `regex` and only there: a Python regular expression, `^` and "
+            "`$` matching at line ends. What it matches belongs to no step; `\\n(?=Step \\d)` "
+            "keeps the heading. Patterns that may run slowly are refused: repeats without a bound "
+            "must end the pattern, or follow a character that they do not match."
+        ),
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_is_safe(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                safe_pattern(pattern)
+            except InvalidInput as error:
+                raise ValueError(str(error)) from error
+        return pattern
 
     @model_validator(mode="after")
-    def _delimiter_fits_mode(self) -> Self:
+    def _fields_fit_mode(self) -> Self:
         if (self.delimiter is not None) != (self.mode == "delimiter"):
             raise ValueError("delimiter goes with mode 'delimiter', and only with it")
+        if (self.pattern is not None) != (self.mode == "regex"):
+            raise ValueError("pattern goes with mode 'regex', and only with it")
         return self
 
-    def separator(self, own: str) -> str:
-        """The string to cut at; `own` is the version's."""
-        if self.mode == "newline":
-            return "\n"
-        return self.delimiter or own
+    def rule(self, own: str) -> CutRule:
+        """The same in our words; `own` is the version's separator. Given steps are joined by the
+        rule's separator, which modes without one of their own leave to the version.
+        """
+        separator = "\n" if self.mode == "newline" else self.delimiter or own
+        return CutRule(mode=self.mode, separator=separator, pattern=self.pattern)
 
 
 class ScoreRequest(Wire):

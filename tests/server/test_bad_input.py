@@ -24,6 +24,14 @@ def item_with(**changes: Any) -> dict[str, Any]:
     return {"model": PRM, "items": [ITEM, item]}
 
 
+def cut_with(pattern: str, response: str) -> dict[str, Any]:
+    return {
+        "model": PRM,
+        "items": [{"problem": "1+1", "response": response}],
+        "segmentation": {"mode": "regex", "pattern": pattern},
+    }
+
+
 SCORE_CASES: dict[str, tuple[dict[str, Any], int, str]] = {
     "unknown model": (score_with(model="nope"), 404, "model"),
     "a policy as PRM": (score_with(model=POLICY), 404, "model"),
@@ -52,6 +60,16 @@ SCORE_CASES: dict[str, tuple[dict[str, Any], int, str]] = {
     "number as step": (item_with(steps=[1]), 422, "items[1].steps[0]"),
     "control token": (item_with(problem="a<|end|>"), 400, "items[1].messages[0].content"),
     "delimiter without mode": (score_with(segmentation={"delimiter": "x"}), 422, "segmentation"),
+    "unknown mode": (score_with(segmentation={"mode": "x"}), 422, "segmentation.mode"),
+    "pattern without mode": (score_with(segmentation={"pattern": "x"}), 422, "segmentation"),
+    "regex without pattern": (score_with(segmentation={"mode": "regex"}), 422, "segmentation"),
+    "empty pattern": (cut_with("", "x"), 422, "segmentation.pattern"),
+    "no pattern": (cut_with("(", "x"), 422, "segmentation.pattern"),
+    "pattern of nothing": (cut_with("x*", "x"), 422, "segmentation.pattern"),
+    "exploding pattern": (cut_with("(a+)+b", "a" * 99), 422, "segmentation.pattern"),
+    "long pattern": (cut_with("x" * 257, "x"), 422, "segmentation.pattern"),
+    "only separators": (cut_with("x", "x x"), 400, "items[0].response"),
+    "too many steps": (cut_with("x", "ax" * 10_001), 400, "items[0].response"),
 }
 
 SEARCH_CASES: dict[str, tuple[dict[str, Any], int, str]] = {

@@ -101,6 +101,27 @@ def test_a_delimiter_of_the_callers(http: httpx2.Client) -> None:
     assert [step["text"] for step in item["steps"]] == ["a", "b", "c"]
 
 
+SEGMENTATIONS: dict[str, tuple[dict[str, str], str, list[str]]] = {
+    "auto, no separator": ({}, "3+4=7 ", ["3+4=7 "]),
+    "newline": ({"mode": "newline"}, "a\r\n\\[\n1\n\\]", ["a", "\\[\n1\n\\]"]),
+    "numbered": ({"mode": "numbered"}, "1. a\n2. b", ["1. a", "2. b"]),
+    "code": ({"mode": "code"}, "a\n```\nb\n\nc\n```\nd", ["a", "```\nb\n\nc\n```", "d"]),
+    "thinking": ({"mode": "thinking"}, "<think>a\n\nb</think>c", ["a", "b", "c"]),
+    "regex": ({"mode": "regex", "pattern": "\\n(?=S)"}, "a\nb\nS", ["a\nb", "S"]),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTATIONS)
+def test_every_way_of_cutting(http: httpx2.Client, name: str) -> None:
+    segmentation, text, expected = SEGMENTATIONS[name]
+    (item,) = score(
+        http, items=[{"problem": PROBLEM, "response": text}], segmentation=segmentation
+    )["data"]
+    assert [step["text"] for step in item["steps"]] == expected
+    for step in item["steps"]:
+        assert text[step["char_start"] : step["char_end"]] == step["text"]
+
+
 @pytest.mark.parametrize("name", ["min", "last", "mean", "product", "max", "sum"])
 def test_the_callers_aggregation_becomes_the_score(http: httpx2.Client, name: str) -> None:
     (item,) = score(http, items=[ITEM], aggregation=name)["data"]
