@@ -7,6 +7,7 @@ RungError
 ├── Overloaded                429  every permit is taken; says when to come back
 ├── Unavailable               503  no engine, or no policy server, can answer at this moment
 │   └── EngineDied            503  the engine process died under this request
+├── ModelFault                500  a model computed something that is no score; names it and the item
 └── ModelFolderError               a model folder is refused; names the file and the reason
 
 A broken invariant is an `assert`. Everything else is a bug and goes up.
@@ -53,6 +54,17 @@ class Unavailable(RungError):
 
 class EngineDied(Unavailable):
     """The engine process went away while this request was in it."""
+
+
+class ModelFault(RungError):
+    """A model computed a value that is no finite number. `read` is the place of the read, if known.
+
+    Trying again will not help: its weights are unusable here, in this precision.
+    """
+
+    def __init__(self, message: str, *, read: int | None = None) -> None:
+        super().__init__(message)
+        self.read = read
 
 
 class ModelFolderError(RungError):

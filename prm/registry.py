@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from prm import calibration
 from prm.calibration import Calibration
 from prm.errors import ModelFolderError
-from prm.families import FAMILIES
+from prm.families import SPECS
 from prm.families.base import Recipe
 from prm.files import hash_file, read_json, sync, write_durably
 from prm.manifest import (
@@ -71,7 +71,7 @@ class Registry:
         if not versions:
             raise ModelFolderError(root, f"no model in it (no <name>/{LIVE})")
         for version in list(versions.values()):
-            for pinned in _references(version):
+            for pinned in references_of(version):
                 reference = _resolve_reference(root, version, pinned, versions)
                 _check_reference(version, reference)
                 versions[reference.key] = reference
@@ -86,7 +86,7 @@ class Registry:
 
     def references_of(self, version: ModelVersion) -> list[ModelVersion]:
         """The versions that this one is read together with: an implicit PRM's frozen reference."""
-        return [self._versions[pinned.key] for pinned in _references(version)]
+        return [self._versions[pinned.key] for pinned in references_of(version)]
 
     def calibrations(self, version: ModelVersion) -> Mapping[str, Calibration]:
         """What was fitted to this version's scores, by policy."""
@@ -221,9 +221,9 @@ def _check_architecture(version: ModelVersion) -> None:
                 path, f"architecture {architecture} is not a causal language model"
             )
         return
-    family = FAMILIES.get(version.manifest.family)
+    family = SPECS.get(version.manifest.family)
     if family is None:
-        known = ", ".join(FAMILIES)
+        known = ", ".join(SPECS)
         raise ModelFolderError(
             version.folder / MANIFEST, f"family {version.manifest.family!r} is not one of {known}"
         )
@@ -259,10 +259,11 @@ def _check_reference(version: ModelVersion, reference: ModelVersion) -> None:
         )
 
 
-def _references(version: ModelVersion) -> tuple[ModelRef, ...]:
+def references_of(version: ModelVersion) -> tuple[ModelRef, ...]:
+    """The versions that this one is read together with, as its recipe pins them."""
     if isinstance(version.manifest, PolicyManifest):
         return ()
-    recipe: Recipe = FAMILIES[version.manifest.family].recipe_of(version)
+    recipe: Recipe = SPECS[version.manifest.family].recipe_of(version)
     return recipe.references
 
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from prm.errors import (
     CallerError,
     InvalidInput,
+    ModelFault,
     Overloaded,
     Unavailable,
     UnknownModel,
@@ -65,6 +66,11 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(
             503, str(error), code="unavailable", retry_after_s=error.retry_after_s
         )
+
+    @app.exception_handler(ModelFault)
+    async def _fault(_: Request, error: ModelFault) -> JSONResponse:
+        logger.error("a model is unusable: %s", error)
+        return error_response(500, str(error), code="model_fault")
 
     @app.exception_handler(TimeoutError)
     async def _late(_: Request, __: TimeoutError) -> JSONResponse:

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     )
     max_batch: int = Field(default=64, ge=1, description="Sequences that decode together.")
     token_budget: int = Field(default=8192, ge=1, description="Tokens of one scoring forward.")
+    cache_mb: int = Field(
+        default=1024, ge=1, description="Memory for keys and values of scored prefixes, in MiB."
+    )
 
     max_body_bytes: int = Field(default=8 << 20, ge=1, description="Largest request body.")
     max_items: int = Field(default=512, ge=1, description="Most items in one scoring request.")
@@ -102,4 +105,5 @@ class Settings(BaseSettings):
             threads=self.threads,
             max_batch=self.max_batch,
             token_budget=self.token_budget,
+            cache_mb=self.cache_mb,
         )

@@ -1,70 +1,65 @@
-"""Which reads go into the next forward: first come, first served, up to a token budget.
+"""Whose reads go into the next forward: every request that waits gets a share of it.
 
-The budget is on rows times the longest: attention pads its rows, so one long read beside many short
-ones would cost as much as many long ones.
+A request that asks for little is served by the next forward however much others ask for, and what
+is left of the token budget goes to the others in the order in which they came.
 """
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from prm.families.base import Read
+from prm.engine.reader import Batch, Reader
+from prm.engine.reads import OpenRead
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuedRead:
-    """A read, the request it belongs to, and its place among that request's outputs."""
-
-    request: int
-    index: int
-    read: Read
+# A share below this would cut reads into pieces too small to be worth a row of attention.
+LEAST_SHARE = 256
 
 
 class ReadQueue:
-    """Reads that wait for a forward. Not thread-safe."""
+    """Reads of one model that wait for a forward, by request. Not thread-safe."""
 
-    def __init__(self, token_budget: int) -> None:
+    def __init__(self, reader: Reader, token_budget: int) -> None:
+        self._reader = reader
         self._token_budget = token_budget
-        self._waiting: deque[QueuedRead] = deque()
+        self._requests: dict[int, list[OpenRead]] = {}
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    def __bool__(self) -> bool:
+        return bool(self._requests)
 
-    def extend(self, reads: Iterable[QueuedRead]) -> None:
-        """Queue reads behind all others."""
-        self._waiting.extend(reads)
+    def extend(self, request: int, reads: Sequence[OpenRead]) -> None:
+        """Queue unfinished reads of a request."""
+        waiting = [read for read in reads if not read.is_finished]
+        if waiting:
+            self._requests.setdefault(request, []).extend(waiting)
 
     def drop(self, request: int) -> None:
-        """Forget a request's reads: its caller has gone."""
-        self._waiting = deque(entry for entry in self._waiting if entry.request != request)
+        """Forget a request: its caller has gone, or it failed."""
+        for read in self._requests.pop(request, ()):
+            self._reader.close(read)
 
-    def next_batch(self) -> list[QueuedRead]:
-        """The oldest read and those after it, for the same model and of a similar length, that fit.
+    def next_batch(self, *, only: int | None = None) -> tuple[Batch, list[int]]:
+        """A batch with a share of every waiting request (or of one), and their numbers."""
+        batch = self._reader.batch(self._token_budget)
+        requests = list(self._requests) if only is None else [only]
+        share = max(LEAST_SHARE, self._token_budget // max(1, len(requests)))
+        joined = [number for number in requests if self._add(batch, number, share)]
+        for number in joined:
+            self._add(batch, number, batch.budget_left)
+        return batch, joined
 
-        A read longer than the budget goes alone. All others keep their place.
-        """
-        if not self._waiting:
-            return []
-        model = self._waiting[0].read.model
-        longest = len(self._waiting[0].read.ids)
-        batch: list[QueuedRead] = []
-        passed: list[QueuedRead] = []
-        while self._waiting:
-            entry = self._waiting.popleft()
-            length = len(entry.read.ids)
-            if entry.read.model != model or _is_unlike(length, longest):
-                passed.append(entry)
-                continue
-            if batch and (len(batch) + 1) * max(longest, length) > self._token_budget:
-                self._waiting.appendleft(entry)
+    def forget_finished(self, requests: Sequence[int]) -> None:
+        """After a batch: keep what these requests still wait for, behind those not served."""
+        for number in requests:
+            waiting = [read for read in self._requests.pop(number, ()) if not read.is_finished]
+            if waiting:
+                self._requests[number] = waiting
+
+    def _add(self, batch: Batch, request: int, tokens: int) -> bool:
+        """Add a request's reads up to so many tokens; whether any joined."""
+        is_joined = False
+        for read in self._requests[request]:
+            if tokens <= 0:
                 break
-            batch.append(entry)
-            longest = max(longest, length)
-        self._waiting.extendleft(reversed(passed))
-        return batch
-
-
-def _is_unlike(length: int, longest: int) -> bool:
-    """Whether padding these to one length would waste more than half of the work."""
-    shorter, longer = sorted((length, longest))
-    return longer > 64 and longer > 2 * shorter
+            added = batch.add(read, at_most=tokens)
+            if added is not None:
+                is_joined = True
+                tokens -= added
+        return is_joined

@@ -35,7 +35,7 @@ from prm.engine.messages import (
     request_frame,
 )
 from prm.engine.process import EngineOptions, EngineProcess, start_engine
-from prm.errors import EngineDied, ModelFolderError, Unavailable
+from prm.errors import EngineDied, ModelFault, ModelFolderError, Unavailable
 from prm.families.base import Read
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class EngineClient:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
 
     async def read(self, reads: Sequence[Read]) -> ReadReply:
-        """One output per read. Raises Unavailable, EngineDied."""
+        """One output per read. Raises Unavailable, EngineDied, ModelFault."""
         assert reads, "nothing to read"
         request = ReadRequest(id=next(self._ids), reads=tuple(reads))
         pending = self._submit(request)
@@ -238,9 +238,10 @@ class EngineClient:
                 self._fail_all(Unavailable("the engine refused its models; see the server's log"))
                 if self._on_refusal is not None:
                     self._on_refusal(self.refusal)
-            case ErrorReply(id=number, message=message):
+            case ErrorReply(id=number, message=message, read=read):
                 if number in self._pending:
-                    self._pending.pop(number).replies.put_nowait(Unavailable(message))
+                    error = Unavailable(message) if read is None else ModelFault(message, read=read)
+                    self._pending.pop(number).replies.put_nowait(error)
             case ReadReply(id=number):
                 if number in self._pending:
                     self._pending.pop(number).replies.put_nowait(reply)

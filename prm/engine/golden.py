@@ -9,10 +9,13 @@ from collections.abc import Mapping
 import torch
 
 from prm.chat import ChatTokenizer
-from prm.engine.model import CausalLM
+from prm.engine.model import CausalLM, EngineModel
 from prm.engine.reader import read_now
+from prm.engine.reads import NotFinite
 from prm.errors import InvalidInput, ModelFolderError
-from prm.families import FAMILIES
+from prm.families import FAMILIES, GENERATIVE
+from prm.families.generative import load_verifier
+from prm.families.verdicts import verdict
 from prm.manifest import GoldenScore, ModelVersion, PolicyManifest, PrmManifest
 from prm.steps import join_steps
 from prm.types import Trajectory
@@ -26,7 +29,7 @@ TOLERANCE_LOWER = 0.25
 def golden_raw(
     version: ModelVersion,
     tokenizer: ChatTokenizer,
-    models: Mapping[str, CausalLM],
+    models: Mapping[str, EngineModel],
     golden: GoldenScore,
 ) -> list[float]:
     """The raw numbers of one golden trajectory, as this process computes them."""
@@ -35,19 +38,26 @@ def golden_raw(
     if isinstance(manifest, PolicyManifest):
         prompt = tokenizer.encode_prompt(golden.messages)
         ids = (*prompt, *tokenizer.encode_response(response).ids)
-        return [float(models[version.key].logprobs([ids], [len(prompt)])[0].double().sum())]
+        policy = models[version.key]
+        assert isinstance(policy, CausalLM)
+        return [float(policy.logprobs([ids], [len(prompt)])[0].double().sum())]
+    trajectory = Trajectory(messages=golden.messages, response=response, steps=steps)
+    if manifest.family == GENERATIVE.name:
+        verifier = load_verifier(version, tokenizer)
+        silent = read_now(models, verifier.silent(trajectory))
+        return [verdict(o.values, verifier.recipe.decision_temperature) for o in silent]
     family = FAMILIES[manifest.family].load(version, tokenizer)
-    encoded = family.encode(Trajectory(messages=golden.messages, response=response, steps=steps))
+    encoded = family.encode(trajectory)
     outputs = read_now(models, encoded.reads)
     return [step.raw for step in family.score(encoded, outputs).steps]
 
 
 def check_golden(
-    version: ModelVersion, tokenizer: ChatTokenizer, models: Mapping[str, CausalLM]
+    version: ModelVersion, tokenizer: ChatTokenizer, models: Mapping[str, EngineModel]
 ) -> None:
     """Raises ModelFolderError when a golden score is not reproduced."""
     manifest: PolicyManifest | PrmManifest = version.manifest
-    is_exact = all(model.head.dtype == torch.float32 for model in models.values())
+    is_exact = all(model.dtype == torch.float32 for model in models.values())
     tolerance = TOLERANCE_FLOAT32 if is_exact else TOLERANCE_LOWER
     if isinstance(manifest, PrmManifest):
         # Raw values of an implicit PRM are β times a log-ratio, and so are their errors.
@@ -56,7 +66,7 @@ def check_golden(
         path = version.folder / "manifest.json"
         try:
             found = golden_raw(version, tokenizer, models, golden)
-        except InvalidInput as error:
+        except (InvalidInput, NotFinite) as error:
             raise ModelFolderError(path, f"golden score {number}: {error}") from error
         if len(found) != len(golden.raw):
             raise ModelFolderError(

@@ -1,4 +1,4 @@
-"""Keys and values: a pool that scoring addresses token by token, and one slot per running sequence."""
+"""Keys and values: a pool that scoring addresses by token, and one slot per running sequence."""
 
 import torch
 from jaxtyping import Float, Int

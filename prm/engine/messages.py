@@ -102,10 +102,14 @@ class SampleReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorReply:
-    """The request could not be computed; the engine itself goes on."""
+    """The request could not be computed; the engine itself goes on.
+
+    `read` is the place of a read whose values are no finite numbers: trying again will not help.
+    """
 
     id: int
     message: str
+    read: int | None = None
     type: Literal["error"] = "error"
 
 

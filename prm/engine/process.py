@@ -32,6 +32,7 @@ class EngineOptions:
     threads: int | None = None
     max_batch: int = 64
     token_budget: int = 8192
+    cache_mb: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path)
         f"--threads={threads}",
         f"--max-batch={options.max_batch}",
         f"--token-budget={options.token_budget}",
+        f"--cache-mb={options.cache_mb}",
         *map(str, folders),
     ]
 

@@ -63,6 +63,7 @@ class Draft:
     request: int = 0
     number: int = 0
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     completion: Completion | None = None
     _random: np.random.Generator | None = None
     _stream: DecodeStream | None = None
@@ -122,14 +123,24 @@ class Draft:
 class Sampler:
     """Writes many drafts at once. Not thread-safe: one thread adds, steps and cancels.
 
+    With `keeps_logprobs` every draft gets the model's own log-prob of each of its tokens.
+
     >>> sampler.add(draft)
     >>> while sampler.busy:
     ...     for done in sampler.step():
     ...         print(done.number, done.completion.text)
     """
 
-    def __init__(self, model: CausalLM, tokenizer: ChatTokenizer, *, max_batch: int = 64) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: ChatTokenizer,
+        *,
+        max_batch: int = 64,
+        keeps_logprobs: bool = False,
+    ) -> None:
         self._model = model
+        self._keeps_logprobs = keeps_logprobs
         self._tokenizer = tokenizer
         # A model may end its turn by any of several tokens, of which the tokenizer names one.
         self._eos_ids = model.eos_ids | {tokenizer.eos_id}
@@ -224,6 +235,12 @@ class Sampler:
             uniform=[draft.uniform() for draft in drafts],
         ).tolist()
         self._last_ids[-len(drafts) :] = tokens
+        if self._keeps_logprobs:
+            # Of the model itself, before temperature and top_p.
+            chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
+            logprobs = (chosen.squeeze(1) - logits.logsumexp(-1)).tolist()
+            for draft, logprob in zip(drafts, logprobs, strict=True):
+                draft.logprobs.append(logprob)
         for draft, token in zip(drafts, tokens, strict=True):
             draft.take(
                 token,

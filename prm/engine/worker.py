@@ -3,34 +3,30 @@
     python -m prm.engine.worker --socket PATH --device cpu FOLDER [FOLDER …]
 
 One thread reads frames from the socket, the main thread computes. Each turn of the main loop takes
-what has arrived, runs one scoring batch and one decoding step, so neither kind of work starves the
-other: a short score waits for one token of a long generation, never for the whole of it.
+what has arrived, runs one scoring forward per model and one decoding step, so neither kind of work
+starves the other: a short score waits for one token of a long generation, never for all of it.
 """
 
 import argparse
 import ctypes
 import logging
-import math
 import queue
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from prm.chat import ChatTokenizer
-from prm.engine.batcher import QueuedRead, ReadQueue
 from prm.engine.golden import check_golden
+from prm.engine.heads import load_model
 from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
-    ErrorReply,
-    ReadReply,
     ReadRequest,
     Ready,
     Refused,
@@ -41,29 +37,18 @@ from prm.engine.messages import (
     parse_request,
     reply_frame,
 )
-from prm.engine.model import CausalLM
-from prm.engine.reader import read_now
+from prm.engine.model import CausalLM, EngineModel
+from prm.engine.reader import Reader
 from prm.engine.sampler import Draft, Sampler, SamplingParams
+from prm.engine.scoring import ReadRequests
 from prm.errors import ModelFolderError
-from prm.families.base import ReadOutput
-from prm.manifest import ModelVersion, PolicyManifest
-from prm.registry import read_version
+from prm.families import GENERATIVE
+from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
+from prm.registry import read_version, references_of
 
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-NOT_FINITE = "the model computed a log-prob that is no finite number; its weights are unusable here"
-
-
-@dataclass(slots=True, kw_only=True)
-class PendingReads:
-    """A scoring request with some of its outputs still missing."""
-
-    outputs: list[ReadOutput | None]
-    missing: int
-    arrived_s: float = field(default_factory=time.perf_counter)
-    queue_ms: float | None = None
-    inference_ms: float = 0.0
 
 
 class Worker:
@@ -71,27 +56,27 @@ class Worker:
 
     def __init__(
         self,
-        models: dict[str, CausalLM],
-        samplers: dict[str, Sampler],
+        readers: Mapping[str, Reader],
+        samplers: Mapping[str, Sampler],
         connection: socket.socket,
         *,
         token_budget: int,
     ) -> None:
-        self._models = models
+        self._readers = readers
+        self._reads = ReadRequests(readers, token_budget=token_budget)
         self._samplers = samplers
         self._connection = connection
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._reads = ReadQueue(token_budget)
-        self._pending: dict[int, PendingReads] = {}
 
     def run(self) -> None:
         """Serve until the socket is closed."""
         threading.Thread(target=self._listen, daemon=True).start()
         while self._accept_arrived():
-            self._score_batch()
-            for sampler in self._samplers.values():
+            for reply in self._reads.step():
+                self._send(reply)
+            for name, sampler in self._samplers.items():
                 if sampler.busy:
-                    self._send_finished(sampler.step())
+                    self._send_finished(name, sampler.step())
 
     def _listen(self) -> None:
         """Frames from the socket to the inbox; None when it is closed."""
@@ -107,7 +92,7 @@ class Worker:
     def _accept_arrived(self) -> bool:
         """Take every message that is there; wait for one when there is nothing else to do."""
         while True:
-            is_idle = not self._reads and not any(s.busy for s in self._samplers.values())
+            is_idle = not self._reads.busy and not any(s.busy for s in self._samplers.values())
             try:
                 request = self._inbox.get(block=is_idle)
             except queue.Empty:
@@ -118,14 +103,9 @@ class Worker:
 
     def _accept(self, request: Request) -> None:
         match request:
-            case ReadRequest(id=number, reads=reads):
-                self._pending[number] = PendingReads(
-                    outputs=[None] * len(reads), missing=len(reads)
-                )
-                self._reads.extend(
-                    QueuedRead(request=number, index=index, read=read)
-                    for index, read in enumerate(reads)
-                )
+            case ReadRequest():
+                for reply in self._reads.take(request):
+                    self._send(reply)
             case SampleRequest():
                 for number, prompt, seed, max_tokens in zip(
                     request.numbers,
@@ -152,70 +132,18 @@ class Worker:
                         )
                     )
             case CancelRequest(id=number):
-                self._reads.drop(number)
-                self._pending.pop(number, None)
+                self._reads.cancel(number)
                 for sampler in self._samplers.values():
                     sampler.cancel(number)
 
-    def _score_batch(self) -> None:
-        if batch := self._reads.next_batch():
-            self._run_batch(batch)
-
-    def _run_batch(self, batch: Sequence[QueuedRead]) -> None:
-        started = time.perf_counter()
-        model = self._models[batch[0].read.model]
-        try:
-            found = read_now({batch[0].read.model: model}, [entry.read for entry in batch])
-        except (RuntimeError, IndexError) as error:
-            self._fail_batch(batch, error)
-            return
-        took_ms = 1e3 * (time.perf_counter() - started)
-        touched = {entry.request for entry in batch}
-        for number in touched:
-            pending = self._pending[number]
-            pending.inference_ms += took_ms
-            if pending.queue_ms is None:
-                pending.queue_ms = 1e3 * (started - pending.arrived_s)
-        for entry, row in zip(batch, found, strict=True):
-            pending = self._pending[entry.request]
-            pending.outputs[entry.index] = row
-            pending.missing -= 1
-        for number in touched:
-            if self._pending[number].missing == 0:
-                done = self._pending.pop(number)
-                outputs = [output for output in done.outputs if output is not None]
-                if not all(math.isfinite(value) for row in outputs for value in row.values):
-                    self._send(ErrorReply(id=number, message=NOT_FINITE))
-                    continue
-                self._send(
-                    ReadReply(
-                        id=number,
-                        outputs=tuple(outputs),
-                        queue_ms=done.queue_ms or 0.0,
-                        inference_ms=done.inference_ms,
-                    )
-                )
-
-    def _fail_batch(self, batch: Sequence[QueuedRead], error: Exception) -> None:
-        """Out of memory, or ids that the model has no rows for: tell whoever is concerned.
-
-        In a batch of several requests it may be one alone that fails: they are tried one by one.
-        """
-        requests = list(dict.fromkeys(entry.request for entry in batch))
-        if len(requests) > 1:
-            for number in requests:
-                self._run_batch([entry for entry in batch if entry.request == number])
-            return
-        logger.error("a scoring batch failed: %s", error)
-        self._reads.drop(requests[0])
-        self._pending.pop(requests[0])
-        message = f"the model could not compute it ({type(error).__name__})"
-        self._send(ErrorReply(id=requests[0], message=message))
-
-    def _send_finished(self, drafts: Sequence[Draft]) -> None:
+    def _send_finished(self, model: str, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
             completion = draft.completion
             assert completion is not None
+            if draft.logprobs:
+                # Where the policy is a PRM's reference, this is the reference's pass.
+                ids = (*draft.prompt, *completion.ids)
+                self._readers[model].deposit(ids, len(draft.prompt), draft.logprobs)
             self._send(
                 SampleReply(
                     id=draft.request,
@@ -232,27 +160,41 @@ class Worker:
 
 def load_models(
     versions: Sequence[ModelVersion], *, device: str, dtype: torch.dtype | None, max_batch: int
-) -> tuple[dict[str, CausalLM], dict[str, Sampler]]:
+) -> tuple[dict[str, EngineModel], dict[str, Sampler]]:
     """Load every version and check its golden scores. Raises ModelFolderError."""
     models = {version.key: _load(version, device, dtype) for version in versions}
+    references = {pinned.key for version in versions for pinned in references_of(version)}
     samplers = {}
     for version in versions:
         tokenizer = ChatTokenizer(version.folder)
-        rows = models[version.key].head.shape[0]
+        rows = models[version.key].num_ids
         if tokenizer.largest_id >= rows:
             raise ModelFolderError(
                 version.folder / "tokenizer.json",
                 f"has ids up to {tokenizer.largest_id}, and the model only {rows} rows for them",
             )
         check_golden(version, tokenizer, models)
-        if isinstance(version.manifest, PolicyManifest):
-            samplers[version.key] = Sampler(models[version.key], tokenizer, max_batch=max_batch)
+        if _writes(version):
+            policy = models[version.key]
+            assert isinstance(policy, CausalLM)
+            samplers[version.key] = Sampler(
+                policy,
+                tokenizer,
+                max_batch=max_batch,
+                keeps_logprobs=version.key in references,
+            )
     return models, samplers
 
 
-def _load(version: ModelVersion, device: str, dtype: torch.dtype | None) -> CausalLM:
+def _writes(version: ModelVersion) -> bool:
+    """Policies write, and PRMs that verify in words."""
+    manifest: PolicyManifest | PrmManifest = version.manifest
+    return isinstance(manifest, PolicyManifest) or manifest.family == GENERATIVE.name
+
+
+def _load(version: ModelVersion, device: str, dtype: torch.dtype | None) -> EngineModel:
     try:
-        return CausalLM.load(version.folder, device=device, dtype=dtype)
+        return load_model(version, device=device, dtype=dtype)
     except ModelFolderError:
         raise
     # No such device, no memory for the weights, weights of another shape, an architecture that
@@ -285,17 +227,22 @@ def main() -> None:
     except ModelFolderError as error:
         connection.sendall(reply_frame(Refused(path=str(error.path), reason=error.reason)))
         sys.exit(2)
-    some_model = next(iter(models.values()))
+    # None where vLLM servers do all the work.
+    some_model = next(iter(models.values()), None)
     connection.sendall(
         reply_frame(
             Ready(
-                device=str(some_model.device),
-                dtype=str(some_model.head.dtype).removeprefix("torch."),
+                device=str(some_model.device) if some_model else arguments.device,
+                dtype=str(some_model.dtype).removeprefix("torch.")
+                if some_model
+                else arguments.dtype,
                 load_s=time.perf_counter() - started,
             )
         )
     )
-    Worker(models, samplers, connection, token_budget=arguments.token_budget).run()
+    cache_bytes = (arguments.cache_mb << 20) // max(1, len(models))
+    readers = {name: Reader(model, cache_bytes=cache_bytes) for name, model in models.items()}
+    Worker(readers, samplers, connection, token_budget=arguments.token_budget).run()
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -306,7 +253,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--token-budget", type=int, default=8192)
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--cache-mb", type=int, default=1024)
+    parser.add_argument("folders", nargs="*", type=Path)
     return parser.parse_args()
 
 
