@@ -22,6 +22,14 @@ def calibration_for(
         needed_by = "include"
     elif request.aggregation == "fitted":
         needed_by = "aggregation"
+    if request.reference_compat:
+        if field := needed_by or (request.policy and "policy"):
+            raise InvalidInput(
+                f"{field}: calibrations are of scores at the exact step boundaries; leave out "
+                f"{field} or reference_compat",
+                param=field,
+            )
+        return None
     if request.policy is not None:
         if request.policy not in known:
             raise InvalidInput(

@@ -108,6 +108,14 @@ class Services:
         calibration = calibration_for(
             request, scorer.version, self.registry.calibrations(scorer.version)
         )
+        if "cumulative" in request.include and not scorer.has_cumulative:
+            raise InvalidInput(
+                f"include: the steps of {scorer.version.key} do not add up, as those of an "
+                "implicit PRM do; leave cumulative out",
+                param="include",
+            )
+        if request.reference_compat:
+            scorer = scorer.as_published()
         # Cutting is linear, and still half a second for a megabyte: in a thread, as tokenisation.
         trajectories = await asyncio.to_thread(_trajectories, request, scorer.step_separator)
         calibrated = CalibratedScorer(scorer, calibration)
@@ -277,6 +285,7 @@ def _item_out(
                 score=score.score,
                 raw=score.raw if "raw" in include else None,
                 calibrated=calibrated[step.index] if calibrated else None,
+                cumulative=score.cumulative if "cumulative" in include else None,
                 cached=step.index < scored.cached_steps,
             )
             for step, score in zip(scored.trajectory.steps, scored.step_scores, strict=True)

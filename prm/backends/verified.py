@@ -31,23 +31,28 @@ class VerifiedScorer(Scorer):
     def __init__(self, version: ModelVersion, backend: Backend) -> None:
         super().__init__(version, backend)
         self._verification: asyncio.Task[None] | None = None
+        # A copy that reads otherwise (`as_published`) believes what this one has proven.
+        self._origin = self
 
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch:
         """See `Scorer.score`. Raises Unavailable when a golden score does not come out."""
-        if self._verification is None:
-            self._verification = asyncio.create_task(self._verify())
+        origin = self._origin
+        if origin._verification is None:
+            origin._verification = asyncio.create_task(origin._verify())
             # Whoever waits gets the error; when nobody does, nobody need hear of it.
-            self._verification.add_done_callback(lambda task: task.cancelled() or task.exception())
-        verification = self._verification
+            origin._verification.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )
+        verification = origin._verification
         try:
             # A caller who leaves does not end it for the others.
             await asyncio.shield(verification)
             return await super().score(trajectories, aggregation=aggregation)
         except Unavailable:
-            if self._verification is verification:
-                self._verification = None
+            if origin._verification is verification:
+                origin._verification = None
             raise
 
     async def _verify(self) -> None:

@@ -111,7 +111,20 @@ class ScoreRequest(Wire):
     policy: Text | None = Field(
         default=None, description="who wrote the steps: chooses the calibration"
     )
-    include: tuple[Literal["raw", "calibrated", "tokens"], ...] = ()
+    include: tuple[Literal["raw", "calibrated", "cumulative", "tokens"], ...] = Field(
+        default=(),
+        description=(
+            "What to tell beside the scores. `cumulative`: the running sum up to each step, of "
+            "implicit PRMs; `tokens`: a reward per token."
+        ),
+    )
+    reference_compat: bool = Field(
+        default=False,
+        description=(
+            "Implicit PRMs only: cut steps where the authors' evaluation script cuts them, to "
+            "compare with published numbers. The default is where the steps end."
+        ),
+    )
 
 
 class StepOut(BaseModel):
@@ -124,6 +137,7 @@ class StepOut(BaseModel):
     score: float
     raw: float | None = if_asked()
     calibrated: float | None = if_asked()
+    cumulative: float | None = if_asked()
     cached: bool = False
 
 

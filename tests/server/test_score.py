@@ -1,6 +1,7 @@
 """`POST /v1/prm/score`: the contract, field by field, on a real server."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import httpx2
@@ -55,6 +56,51 @@ def test_token_rewards_add_up_to_the_raw_step_scores(http: httpx2.Client) -> Non
             if start <= at < end
         ]
         assert step["raw"] == pytest.approx(sum(inside), abs=1e-6)
+
+
+def test_cumulative_values_add_up_the_raw_ones(http: httpx2.Client) -> None:
+    (item,) = score(http, items=[ITEM], include=["raw", "cumulative"])["data"]
+    raws = [step["raw"] for step in item["steps"]]
+    assert [step["cumulative"] for step in item["steps"]] == pytest.approx(
+        list(accumulate(raws)), abs=1e-6
+    )
+    (item,) = score(http, items=[ITEM])["data"]
+    assert "cumulative" not in item["steps"][0]
+
+
+def test_published_boundaries_are_another_way_of_reading(http: httpx2.Client) -> None:
+    exact = score(http, items=[ITEM], include=["raw", "tokens"])
+    published = score(http, items=[ITEM], include=["raw", "tokens"], reference_compat=True)
+    assert exact["recipe"] == "implicit/1"
+    assert published["recipe"] == "implicit/1+reference_compat"
+    ours, theirs = exact["data"][0], published["data"][0]
+    # One token of the prompt before, steps joined by a blank line, the end of turn behind.
+    response = "\n\n".join(STEPS)
+    assert len(theirs["tokens"]["ids"]) == 1 + len(response) + 1
+    assert sum(theirs["tokens"]["rewards"]) == pytest.approx(
+        sum(step["raw"] for step in theirs["steps"]), abs=1e-6
+    )
+    assert theirs["steps"][0]["raw"] != pytest.approx(ours["steps"][0]["raw"], abs=1e-4)
+    spans = [(step["char_start"], step["char_end"]) for step in ours["steps"]]
+    assert spans == [(step["char_start"], step["char_end"]) for step in theirs["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"include": ["calibrated"]}, "include"),
+        ({"aggregation": "fitted"}, "aggregation"),
+        ({"policy": "x"}, "policy"),
+    ],
+)
+def test_there_is_no_calibration_of_published_boundaries(
+    http: httpx2.Client, asked: dict[str, Any], field: str
+) -> None:
+    body = {"model": PRM, "items": [ITEM], "reference_compat": True, **asked}
+    response = http.post("/v1/prm/score", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == field
+    assert "exact step boundaries" in response.json()["error"]["message"]
 
 
 def test_golden_scores_come_over_http(http: httpx2.Client, tiny_models: Any) -> None:
