@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import httpx2
 import stamina
@@ -38,6 +38,12 @@ class ModelServer:
     >>> async with ModelServer("http://127.0.0.1:8000", role="policy server") as server:
     ...     print(list(await server.models()))
     """
+
+    # Failures before an answer begins after which a request is sent again.
+    sent_again_after: ClassVar[tuple[type[Exception], ...]] = (
+        httpx2.ConnectError,
+        httpx2.ConnectTimeout,
+    )
 
     def __init__(
         self,
@@ -127,7 +133,7 @@ class ModelServer:
     ) -> httpx2.Response:
         """Try a few times to be let in; nothing has been computed for us before that."""
         async for attempt in stamina.retry_context(
-            on=(httpx2.ConnectError, httpx2.ConnectTimeout, _NotNow),
+            on=(*self.sent_again_after, _NotNow),
             attempts=ATTEMPTS,
             timeout=2 * CONNECT_TIMEOUT_S,
             wait_max=1.0,

@@ -129,9 +129,14 @@ class Labels:
 class Head:
     """The raw outputs of a checkpoint's own head, before any activation.
 
-    vLLM loads `…ForTokenClassification` of any causal architecture (`score.weight`, `score.bias`)
-    and then needs no flag; and `Qwen2ForProcessRewardModel` (`score.0`, `score.2`), which pools the
-    `<extra_0>` tokens only unless started with `--pooler-config '{"tok_pooling_type": "ALL"}'`.
+    Architectures that vLLM loads, and the flag each needs:
+
+    - `…ForTokenClassification` of any causal body (`score.weight`, `score.bias`), and
+      `Qwen2ForRewardModel` (`score.0`, `score.2`, one output): none;
+    - `Qwen2ForProcessRewardModel` (the same, two outputs):
+      `--pooler-config '{"tok_pooling_type": "ALL"}'`, as it pools the `<extra_0>` tokens otherwise;
+    - `…ForSequenceClassification`: `--pooler-config '{"task": "token_classify"}'`.
+
     Rows of some tokens are refused, as they do not tell which tokens they are of. The head computes
     in float32 whatever the dtype of the model.
     """
