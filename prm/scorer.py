@@ -7,18 +7,26 @@ The one path that the HTTP route, the searches and the command line share.
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from prm.aggregation import AggregationName, aggregate_all
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families import FAMILIES
-from prm.families.base import EncodedTrajectory, Family, Read, ReadOutput, Recipe
+from prm.families.base import (
+    EncodedTrajectory,
+    Family,
+    FamilyScores,
+    Read,
+    ReadOutput,
+    Recipe,
+)
 from prm.families.implicit import ImplicitFamily, ImplicitRecipe
 from prm.manifest import ModelVersion, PrmManifest
 from prm.types import ScoredTrajectory, Trajectory
@@ -53,22 +61,33 @@ class ScoredBatch:
     inference_ms: float
 
 
-class Scorer:
+class StepScorer(ABC):
     """Scores with one PRM version. A score depends on its trajectory alone, never on the batch."""
 
-    def __init__(self, version: ModelVersion, backend: Backend) -> None:
+    def __init__(self, version: ModelVersion) -> None:
         assert isinstance(version.manifest, PrmManifest)
         self.version = version
         self.manifest = version.manifest
-        self._backend = backend
-        self._family: Family = FAMILIES[self.manifest.family].load(
-            version, ChatTokenizer(version.folder)
-        )
 
     @property
+    @abstractmethod
     def recipe(self) -> Recipe:
         """How this version is read."""
-        return self._family.recipe
+
+    @abstractmethod
+    def check(self, trajectory: Trajectory) -> None:
+        """Raises InvalidInput when the model cannot read this trajectory: it is too long."""
+
+    @abstractmethod
+    async def score(
+        self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
+    ) -> ScoredBatch:
+        """Score every step of every trajectory.
+
+        `aggregation` names the aggregate that becomes the trajectory's score; None is the
+        version's own; "fitted" takes a calibration (`prm/calibrated.py`). Raises InvalidInput
+        naming `items[i]` for one that the model cannot read.
+        """
 
     @property
     def step_separator(self) -> str:
@@ -80,33 +99,80 @@ class Scorer:
         """Whether its step scores come with their running sum."""
         return isinstance(self.recipe, ImplicitRecipe)
 
-    def as_published(self) -> "Scorer":
+    def as_published(self) -> "StepScorer":
         """The same version, read at the step boundaries that published numbers were computed with.
 
         Raises InvalidInput for a family that is read at those boundaries anyway.
         """
-        if not isinstance(self._family, ImplicitFamily):
+        raise InvalidInput(
+            f"reference_compat: {self.version.key} is of family {self.manifest.family}, which is "
+            "always read as its authors do; leave it out",
+            param="reference_compat",
+        )
+
+    def _check_aggregation(self, aggregation: AggregationName | None) -> None:
+        if aggregation == "fitted":
             raise InvalidInput(
-                f"reference_compat: {self.version.key} is of family {self.manifest.family}, which "
-                "is always read as its authors do; leave it out",
-                param="reference_compat",
+                f"aggregation: nothing is fitted for {self.version.key} and this policy; choose "
+                "another, or fit one with `rung eval calibrate` on responses labelled `correct`",
+                param="aggregation",
             )
+
+    def _scored(
+        self,
+        trajectory: Trajectory,
+        found: FamilyScores,
+        aggregation: AggregationName | None,
+        **cost: Any,
+    ) -> ScoredTrajectory:
+        """A trajectory, its step scores, what follows from them, and what it cost."""
+        assert len(found.steps) == len(trajectory.steps), "one score per step"
+        scores = [step.score for step in found.steps]
+        aggregates = aggregate_all(scores)
+        threshold = self.manifest.threshold
+        return ScoredTrajectory(
+            trajectory=trajectory,
+            step_scores=found.steps,
+            aggregates=aggregates,
+            score=aggregates[aggregation or self.manifest.aggregation],
+            first_error=next((i for i, score in enumerate(scores) if score < threshold), None),
+            tokens=found.tokens,
+            **cost,
+        )
+
+
+class Scorer(StepScorer):
+    """Scores with a version of a family that reads: see `prm/families/base.py`."""
+
+    def __init__(self, version: ModelVersion, backend: Backend) -> None:
+        super().__init__(version)
+        self._backend = backend
+        self._family: Family = FAMILIES[self.manifest.family].load(
+            version, ChatTokenizer(version.folder)
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """See `StepScorer.recipe`."""
+        return self._family.recipe
+
+    def as_published(self) -> "StepScorer":
+        """See `StepScorer.as_published`."""
+        if not isinstance(self._family, ImplicitFamily):
+            return super().as_published()
         scorer = copy(self)
         scorer._family = self._family.as_published()
         return scorer
 
     def check(self, trajectory: Trajectory) -> None:
-        """Raises InvalidInput when the model cannot read this trajectory: it is too long."""
+        """See `StepScorer.check`."""
         self._family.encode(trajectory)
 
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch:
-        """Score every step of every trajectory in as few forwards as the backend can.
-
-        `aggregation` names the aggregate that becomes the trajectory's score; None is the
-        version's own. Raises InvalidInput naming `items[i]` for one that the model cannot read.
-        """
+        """See `StepScorer.score`: in as few forwards as the backend can."""
+        self._check_aggregation(aggregation)
         started = time.perf_counter()
         # Tokenisation is pure CPU work; in a thread it does not hold up other requests.
         encoded = await asyncio.to_thread(self._encode_all, trajectories)
@@ -130,8 +196,7 @@ class Scorer:
             try:
                 encoded.append(self._family.encode(trajectory))
             except InvalidInput as error:
-                field = f"items[{index}]" + (f".{error.param}" if error.param else "")
-                raise InvalidInput(f"{field}: {error}", param=field) from error
+                raise of_item(error, index) from error
         return encoded
 
     def _finish(
@@ -141,20 +206,10 @@ class Scorer:
         outputs: Sequence[ReadOutput],
         aggregation: AggregationName | None,
     ) -> ScoredTrajectory:
-        trajectory = replace(trajectory, steps=encoded.steps or trajectory.steps)
-        scored = self._family.score(encoded, outputs)
-        assert len(scored.steps) == len(trajectory.steps), "one score per step"
-        aggregates = aggregate_all([step.score for step in scored.steps])
-        threshold = self.manifest.threshold
-        return ScoredTrajectory(
-            trajectory=trajectory,
-            step_scores=scored.steps,
-            aggregates=aggregates,
-            score=aggregates[aggregation or self.manifest.aggregation],
-            first_error=next(
-                (i for i, step in enumerate(scored.steps) if step.score < threshold), None
-            ),
-            tokens=scored.tokens,
+        return self._scored(
+            replace(trajectory, steps=encoded.steps or trajectory.steps),
+            self._family.score(encoded, outputs),
+            aggregation,
             prompt_tokens=len(encoded.ids),
             scored_tokens=sum(
                 len(read.ids) - output.cached_tokens
@@ -165,3 +220,9 @@ class Scorer:
                 encoded.step_values, min(output.cached_values for output in outputs)
             ),
         )
+
+
+def of_item(error: InvalidInput, index: int) -> InvalidInput:
+    """The same error, naming the item of the request that it is about."""
+    field = f"items[{index}]" + (f".{error.param}" if error.param else "")
+    return InvalidInput(f"{field}: {error}", param=field)

@@ -75,6 +75,8 @@ class ScoredTrajectory:
     `first_error` is the first step whose score lies below the version's threshold, or None.
     Over all its models, `scored_tokens` were read for this item and `cached_tokens` had been read
     before; the scores of the first `cached_steps` steps were known without reading anything.
+    A generative PRM wrote `generated_tokens` for it; of the samples, `cut_samples` ran into a limit
+    and were judged as they were, `discarded_samples` gave no verdict and took no part.
     `calibrated` has each step's probability of being right, where the scorer had a calibration.
     """
 
@@ -88,4 +90,7 @@ class ScoredTrajectory:
     scored_tokens: int
     cached_tokens: int
     cached_steps: int
+    generated_tokens: int = 0
+    cut_samples: int = 0
+    discarded_samples: int = 0
     calibrated: tuple[float, ...] | None = None

@@ -7,7 +7,7 @@ ThinkPRM verdicts chains over the whole → verdicts of those that judge every s
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from prm.errors import InvalidInput
@@ -77,7 +77,7 @@ class Cost:
     discarded_samples: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Draft:
     """One sample of a GenPRM turn: its blocks so far."""
 
@@ -118,7 +118,9 @@ class Verification:
         raws = []
         for step in self._trajectory.steps:
             begun = await asyncio.to_thread(genprm.begun, self._trajectory, turns)
-            drafts = await self._blocks(genprm, begun, self._room(genprm, begun, step.index))
+            # Every later verdict keeps its place.
+            later = self._silent[-1] - self._silent[step.index]
+            drafts = await self._blocks(genprm, begun, later)
             usable = [draft for draft in drafts if genprm.can_be_reread(draft.written)]
             self.cost.discarded_samples += len(drafts) - len(usable)
             if not usable:
@@ -130,26 +132,24 @@ class Verification:
             turns.append(genprm.turn(step.index, usable[0].written, label))
         return raws
 
-    def _room(self, genprm: GenPrm, begun: tuple[int, ...], step: int) -> int:
-        """Tokens that this step's blocks may have, so that every later verdict has its place."""
-        later = self._silent[-1] - self._silent[step]
-        empty = [""] * len(genprm.blocks)
-        return genprm.context_limit - len(genprm.judged(begun, empty)) - 1 - later
+    async def _blocks(self, genprm: GenPrm, begun: tuple[int, ...], later: int) -> list[_Draft]:
+        """All samples' blocks of one turn; a block that was cut is its sample's last.
 
-    async def _blocks(self, genprm: GenPrm, begun: tuple[int, ...], room: int) -> list[_Draft]:
-        """All samples' blocks of one turn; a block that was cut is its sample's last."""
+        `later` tokens of the context are for other turns.
+        """
         drafts = [_Draft() for _ in range(self._recipe.samples)]
         for number, block in enumerate(genprm.blocks):
             going = [draft for draft in drafts if not draft.is_cut]
+            rooms = [genprm.room(begun, draft.written) - later for draft in going]
             asks = [
                 self._ask(
                     genprm.continued(begun, draft.written),
                     drafts.index(draft),
-                    min(self._recipe.max_tokens, room) - draft.tokens,
+                    min(self._recipe.max_tokens - draft.tokens, room),
                 )
-                for draft in going
+                for draft, room in zip(going, rooms, strict=True)
             ]
-            pieces = await self._write(asks, (block.closing,))
+            pieces = await self._write(asks, rooms, (block.closing,))
             for draft, piece in zip(going, pieces, strict=True):
                 draft.tokens += piece.tokens
                 draft.is_cut = piece.ended_by != "stop"
@@ -194,24 +194,34 @@ class Verification:
         self, thinkprm: ThinkPrm, begun: tuple[int, ...], steps: int
     ) -> list[Written]:
         """All samples' chains over the first `steps` steps."""
-        room = thinkprm.context_limit - len(thinkprm.asked(begun, "")) - 1
+        room = thinkprm.room(begun)
         limit = min(self._recipe.max_tokens, room)
         asks = [self._ask(begun, sample, limit) for sample in range(self._recipe.samples)]
-        return await self._write(asks, thinkprm.stops(steps))
+        return await self._write(asks, [room] * len(asks), thinkprm.stops(steps))
 
     def _ask(self, ids: tuple[int, ...], sample: int, max_tokens: int) -> Ask:
         return Ask(ids=ids, seed=seed_of(self._recipe, ids, sample), max_tokens=max_tokens)
 
-    async def _write(self, asks: Sequence[Ask], stop: tuple[str, ...]) -> list[Written]:
-        """Continuations; where there is no room for a token, an empty one."""
+    async def _write(
+        self, asks: Sequence[Ask], rooms: Sequence[int], stop: tuple[str, ...]
+    ) -> list[Written]:
+        """Continuations that fit their rooms; where there is none for a token, an empty one."""
         possible = [ask for ask in asks if ask.max_tokens >= 1]
         style = Style(temperature=self._recipe.temperature, top_p=self._recipe.top_p, stop=stop)
         found = iter(await self._model.write(possible, style) if possible else [])
         nothing = Written(text="", tokens=0, ended_by="length")
-        written = [next(found) if ask.max_tokens >= 1 else nothing for ask in asks]
+        written = [
+            self._fitting(next(found), room) if ask.max_tokens >= 1 else nothing
+            for ask, room in zip(asks, rooms, strict=True)
+        ]
         self.cost.generated_tokens += sum(piece.tokens for piece in written)
         self.cost.scored_tokens += sum(map(len, {ask.ids for ask in possible}))
         return written
+
+    def _fitting(self, piece: Written, room: int) -> Written:
+        """The same, or cut to the tokens that there is room for when it is read again."""
+        text = self._verifier.shortened(piece.text, room)
+        return piece if text == piece.text else replace(piece, text=text, ended_by="length")
 
     async def _verdicts(self, asked: Sequence[tuple[int, ...]]) -> list[float]:
         """The logit of the verdict after each of these ids."""

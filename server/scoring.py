@@ -5,12 +5,16 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from prm.backends.verified import VerifiedScorer
+from prm.backends.verified import VerifiedScorer, VerifiedVerdicts
 from prm.backends.vllm import VllmBackend, VllmModel
+from prm.backends.writing import EngineVerdicts, VllmVerdicts
+from prm.engine.client import EngineClient
 from prm.errors import InvalidInput
+from prm.families import GENERATIVE
+from prm.generative import GenerativeScorer
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import Registry
-from prm.scorer import Backend, Scorer
+from prm.scorer import Scorer, StepScorer
 
 
 class Scoring:
@@ -31,6 +35,11 @@ class Scoring:
         self._registry = registry
         self._remote = _fully_mapped(models, registry)
         self._backend = VllmBackend(models)
+        self._writers = {
+            version.key: VerifiedVerdicts(version, VllmVerdicts(self._backend, models[version.key]))
+            for version in _prms(registry)
+            if version.key in self._remote and _is_generative(version)
+        }
 
     @property
     def engine_folders(self) -> list[Path]:
@@ -40,18 +49,24 @@ class Scoring:
         references = [r for version in prms for r in self._registry.references_of(version)]
         return list(dict.fromkeys(v.folder for v in (*policies, *prms, *references)))
 
-    def scorers(self, engine: Backend) -> dict[str, Scorer]:
+    def scorers(self, engine: EngineClient) -> dict[str, StepScorer]:
         """A scorer for each PRM version, by its key."""
-        return {
-            version.key: VerifiedScorer(version, self._backend)
-            if version.key in self._remote
-            else Scorer(version, engine)
-            for version in _prms(self._registry)
-        }
+        return {version.key: self._scorer(version, engine) for version in _prms(self._registry)}
 
     async def aclose(self) -> None:
         """Close the connections to the vLLM servers."""
+        for writer in self._writers.values():
+            await writer.aclose()
         await self._backend.aclose()
+
+    def _scorer(self, version: ModelVersion, engine: EngineClient) -> StepScorer:
+        is_remote = version.key in self._remote
+        if _is_generative(version):
+            local = EngineVerdicts(engine, version.key)
+            return GenerativeScorer(version, self._writers[version.key] if is_remote else local)
+        if is_remote:
+            return VerifiedScorer(version, self._backend)
+        return Scorer(version, engine)
 
 
 def _named(urls: Mapping[str, str], registry: Registry) -> list[tuple[ModelVersion, str]]:
@@ -88,6 +103,10 @@ def _fully_mapped(models: Mapping[str, VllmModel], registry: Registry) -> frozen
             param="scoring_urls",
         )
     return frozenset(remote)
+
+
+def _is_generative(version: ModelVersion) -> bool:
+    return version.manifest.kind == "prm" and version.manifest.family == GENERATIVE.name
 
 
 def _prms(registry: Registry) -> list[ModelVersion]:

@@ -18,7 +18,7 @@ from prm.engine.client import EngineClient
 from prm.errors import InvalidInput, ModelFolderError, UnknownModel
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
-from prm.scorer import ScoredBatch, Scorer
+from prm.scorer import ScoredBatch, StepScorer
 from prm.types import ScoredTrajectory, Trajectory
 from search.budget import Budget
 from search.generator import Generator
@@ -48,8 +48,8 @@ from server.schemas.search import (
     VoteOut,
 )
 from server.schemas.search import StepOut as CandidateStepOut
-from server.settings import Settings
 from server.scoring import Scoring
+from server.settings import Settings
 from server.telemetry import Telemetry
 
 
@@ -93,8 +93,8 @@ class Services:
         """End the engine and the connections."""
         await self.engine.close()
         await self.policies.aclose()
-
         await self._scoring.aclose()
+
     async def score(self, request: ScoreRequest) -> ScoreResponse:
         """Answer one scoring request. Raises CallerError, Unavailable."""
         started = time.perf_counter()
@@ -192,7 +192,7 @@ class Services:
                     )
                     yield _search_response(prepared, event)
 
-    def _calibrated(self, scorer: Scorer, request: SearchRequest) -> CalibratedScorer:
+    def _calibrated(self, scorer: StepScorer, request: SearchRequest) -> CalibratedScorer:
         known = self.registry.calibrations(scorer.version)
         calibration = calibration_of_policy(request.policy, known)
         aggregation = getattr(request.strategy, "aggregation", None)
@@ -204,7 +204,7 @@ class Services:
             )
         return CalibratedScorer(scorer, calibration)
 
-    def _scorer(self, key: str, *, param: str) -> Scorer:
+    def _scorer(self, key: str, *, param: str) -> StepScorer:
         version = self.registry.get(key)
         if version is None or version.key not in self._scorers:
             known = ", ".join(sorted(s.manifest.name for s in self._scorers.values())) or "none"
@@ -239,7 +239,7 @@ def _trajectories(request: ScoreRequest, separator: str) -> list[Trajectory]:
 
 
 def _score_response(
-    request: ScoreRequest, scorer: Scorer, batch: ScoredBatch, started_s: float
+    request: ScoreRequest, scorer: StepScorer, batch: ScoredBatch, started_s: float
 ) -> ScoreResponse:
     prompt_tokens = sum(item.prompt_tokens for item in batch.items)
     return ScoreResponse(
@@ -257,6 +257,9 @@ def _score_response(
             prompt_tokens=prompt_tokens,
             cached_tokens=sum(item.cached_tokens for item in batch.items),
             scored_tokens=sum(item.scored_tokens for item in batch.items),
+            generated_tokens=sum(item.generated_tokens for item in batch.items),
+            cut_samples=sum(item.cut_samples for item in batch.items),
+            discarded_samples=sum(item.discarded_samples for item in batch.items),
             total_tokens=prompt_tokens,
         ),
         timing_ms=ScoreTiming(

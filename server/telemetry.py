@@ -29,12 +29,19 @@ class Telemetry:
         self._tokens = Counter(
             "rung_tokens",
             "Tokens by kind: prompt (sent by callers), scored (read by a PRM's models), generated "
-            "and discarded (by searches).",
+            "and discarded (by searches; generated also by generative PRMs).",
             (*labels, "kind"),
             registry=self.registry,
         )
         self._steps = Counter(
             "rung_scored_steps", "Steps that were scored.", labels, registry=self.registry
+        )
+        self._samples = Counter(
+            "rung_verification_samples",
+            "Samples of generative PRMs: cut (ran into a limit, judged as they were) and discarded "
+            "(gave no verdict).",
+            (*labels, "kind"),
+            registry=self.registry,
         )
         self._queue = Histogram(
             "rung_queue_seconds",
@@ -78,6 +85,11 @@ class Telemetry:
         self._requests.labels("score", *labels).observe(took_s)
         self._tokens.labels(*labels, "prompt").inc(sum(i.prompt_tokens for i in batch.items))
         self._tokens.labels(*labels, "scored").inc(sum(i.scored_tokens for i in batch.items))
+        self._tokens.labels(*labels, "generated").inc(sum(i.generated_tokens for i in batch.items))
+        self._samples.labels(*labels, "cut").inc(sum(i.cut_samples for i in batch.items))
+        self._samples.labels(*labels, "discarded").inc(
+            sum(i.discarded_samples for i in batch.items)
+        )
         self._tokens.labels(*labels, "cached").inc(sum(i.cached_tokens for i in batch.items))
         self._steps.labels(*labels).inc(sum(len(i.step_scores) for i in batch.items))
         self._queue.labels(*labels).observe(batch.queue_ms / 1e3)

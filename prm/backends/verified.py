@@ -9,11 +9,17 @@ import asyncio
 from collections.abc import Sequence
 
 from prm.aggregation import AggregationName
+from prm.backends.writing import VllmVerdicts
+from prm.chat import ChatTokenizer
 from prm.errors import CallerError, Unavailable
-from prm.manifest import GoldenScore, ModelVersion
-from prm.scorer import Backend, ScoredBatch, Scorer
+from prm.families.base import Read
+from prm.families.generative import load_verifier
+from prm.families.verdicts import verdict
+from prm.manifest import GoldenScore, ModelVersion, PrmManifest
+from prm.scorer import Backend, BackendReply, ScoredBatch, Scorer
 from prm.steps import join_steps
 from prm.types import Trajectory
+from prm.verification import Ask, Style, Written
 
 # A server does not say in which precision it computes, so bfloat16's errors are allowed: those of
 # `TOLERANCE_LOWER` in prm/engine/golden.py. A wrong read differs by whole units.
@@ -62,16 +68,77 @@ class VerifiedScorer(Scorer):
             batch = await super().score([_trajectory(item, separator) for item in golden])
         except CallerError as error:
             raise Unavailable(f"{self.version.key}: a golden score: {error}") from error
-        # Raw values of an implicit PRM are β times a log-ratio, and so are their errors.
-        tolerance = TOLERANCE * min(1.0, float(self.manifest.recipe.get("beta", 1.0)))
-        for number, (item, scored) in enumerate(zip(golden, batch.items, strict=True)):
-            for ours, theirs in zip(scored.step_scores, item.raw, strict=True):
-                # Written so that NaN is refused too.
-                if not abs(ours.raw - theirs) <= tolerance + RELATIVE_TOLERANCE * abs(theirs):
-                    raise Unavailable(
-                        f"golden score {number} of {self.version.key} is {theirs:.4f}, and its "
-                        f"server computes {ours.raw:.4f}: it does not serve what was published"
-                    )
+        compare(self.version, [[s.raw for s in item.step_scores] for item in batch.items])
+
+
+class VerifiedVerdicts:
+    """A generative PRM's model on a server that must have reproduced the golden scores.
+
+    They are those of verdicts with nothing written before them, which hang on no sampling. Computed
+    as `VerifiedScorer` does: before the first work, and after any that nobody could do.
+    """
+
+    def __init__(self, version: ModelVersion, model: VllmVerdicts) -> None:
+        self._version = version
+        self._model = model
+        self._is_verified = False
+        self._verifying = asyncio.Lock()
+
+    async def write(self, asks: Sequence[Ask], style: Style) -> list[Written]:
+        """See `VerdictModel.write`. Raises Unavailable when a golden score does not come out."""
+        await self._ensure()
+        try:
+            return await self._model.write(asks, style)
+        except Unavailable:
+            self._is_verified = False
+            raise
+
+    async def read(self, reads: Sequence[Read]) -> BackendReply:
+        """See `VerdictModel.read`. Raises Unavailable when a golden score does not come out."""
+        await self._ensure()
+        try:
+            return await self._model.read(reads)
+        except Unavailable:
+            self._is_verified = False
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections that write."""
+        await self._model.aclose()
+
+    async def _ensure(self) -> None:
+        async with self._verifying:
+            if self._is_verified:
+                return
+            verifier = load_verifier(self._version, ChatTokenizer(self._version.folder))
+            separator = self._version.manifest.step_separator
+            temperature = verifier.recipe.decision_temperature
+            found = []
+            for golden in self._version.manifest.golden:
+                reads = verifier.silent(_trajectory(golden, separator))
+                outputs = (await self._model.read(reads)).outputs
+                found.append([verdict(output.values, temperature) for output in outputs])
+            compare(self._version, found)
+            self._is_verified = True
+
+
+def compare(version: ModelVersion, found: Sequence[Sequence[float]]) -> None:
+    """Raises Unavailable when these raw scores of the golden trajectories are not the golden ones.
+
+    One list per trajectory, one number per step.
+    """
+    manifest = version.manifest
+    assert isinstance(manifest, PrmManifest)
+    # Raw values of an implicit PRM are β times a log-ratio, and so are their errors.
+    tolerance = TOLERANCE * min(1.0, float(manifest.recipe.get("beta", 1.0)))
+    for number, (golden, raws) in enumerate(zip(manifest.golden, found, strict=True)):
+        for ours, theirs in zip(raws, golden.raw, strict=True):
+            # Written so that NaN is refused too.
+            if not abs(ours - theirs) <= tolerance + RELATIVE_TOLERANCE * abs(theirs):
+                raise Unavailable(
+                    f"golden score {number} of {version.key} is {theirs:.4f}, and its server "
+                    f"computes {ours:.4f}: it does not serve what was published"
+                )
 
 
 def _trajectory(golden: GoldenScore, separator: str) -> Trajectory:

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prm.families import (
+    generative,
     implicit,
     math_shepherd,
     outcome,
@@ -15,7 +16,7 @@ from prm.families import (
     skywork,
     token_head,
 )
-from prm.families.base import FamilySpec
+from prm.families.base import FamilySpec, RecipeSpec
 
 FAMILIES: Mapping[str, FamilySpec[Any]] = MappingProxyType(
     {
@@ -33,3 +34,6 @@ FAMILIES: Mapping[str, FamilySpec[Any]] = MappingProxyType(
         )
     }
 )
+# Versions of this one write before they are read: see prm/generative.py.
+GENERATIVE = generative.SPEC
+SPECS: Mapping[str, RecipeSpec[Any]] = MappingProxyType({**FAMILIES, GENERATIVE.name: GENERATIVE})

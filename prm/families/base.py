@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prm.aggregation import AggregationName
+from prm.aggregation import PlainAggregation
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
@@ -176,13 +176,13 @@ class Proposal(Generic[R]):
 
     recipe: R
     step_separator: str = "\n\n"
-    aggregation: AggregationName = "min"
+    aggregation: PlainAggregation = "min"
     threshold: float = 0.5
     is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FamilySpec(Generic[R]):
+class RecipeSpec(Generic[R]):
     """How a family presents itself before any version of it is loaded.
 
     `head` tells where a checkpoint keeps its head; None reads the vocabulary's logits. `propose`
@@ -192,7 +192,6 @@ class FamilySpec(Generic[R]):
     name: str
     architectures: tuple[str, ...]
     recipe: type[R]
-    bind: Callable[[ModelVersion, R, ChatTokenizer], Family]
     propose: Callable[[Checkpoint], "Proposal[R]"]
     head: Callable[[R], HeadLayout | None] = field(default=lambda _: None)
 
@@ -211,6 +210,13 @@ class FamilySpec(Generic[R]):
             raise ModelFolderError(
                 version.folder / "manifest.json", f"field {place}: {first['msg']}"
             ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilySpec(RecipeSpec[R]):
+    """A family whose versions are read and never write: `bind` makes the family of one of them."""
+
+    bind: Callable[[ModelVersion, R, ChatTokenizer], Family]
 
     def load(self, version: ModelVersion, tokenizer: ChatTokenizer) -> Family:
         """The family, bound to a version. Raises ModelFolderError when its recipe does not fit."""

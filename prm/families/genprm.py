@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from prm.families.base import HeadRead, check_length, context_limit
-from prm.families.texts import problem_of, refuse_control_tokens
-from prm.families.verdicts import GenerativeRecipe, Labels
+from prm.families.base import HeadRead, check_length
+from prm.families.texts import problem_of
+from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, Verifier
 from prm.manifest import ModelVersion
 from prm.types import Message, Trajectory
 
@@ -65,18 +65,15 @@ VERIFY = Block(
 )
 
 
-class GenPrm:
+class GenPrm(Verifier):
     """A GenPRM version: the ids of each turn. See `Verifier`."""
 
     def __init__(
         self, version: ModelVersion, recipe: GenerativeRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
+        super().__init__(version, recipe, tokenizer)
         self.blocks = (ANALYZE,) * recipe.analyze + (VERIFY,) * recipe.verify
         self.labels = Labels.of(version, tokenizer, VERDICT, YES_NO).single(version, tokenizer)
-        self.context_limit = context_limit(version, recipe)
-        self._model = version.key
-        self._tokenizer = tokenizer
 
     def silent(self, trajectory: Trajectory) -> list[HeadRead]:
         """See `Verifier.silent`: every block is empty, every verdict before is Yes."""
@@ -88,7 +85,7 @@ class GenPrm:
             ids = self.judged(self.begun(trajectory, turns), nothing)
             reads.append(self.read(ids))
             turns.append(self.turn(step.index, nothing, YES_NO[0]))
-        check_length(len(ids) + 1, self.context_limit, self._model, "with no analysis at all ")
+        check_length(len(ids) + 1, self.context_limit, self._model, "at least ")
         return reads
 
     def begun(self, trajectory: Trajectory, turns: Sequence[str]) -> tuple[int, ...]:
@@ -115,6 +112,11 @@ class GenPrm:
         assert ids[-1] == self.labels.ids[0], "the label is the token it was when the model loaded"
         return ids[:-1]
 
+    def room(self, begun: tuple[int, ...], written: Sequence[str]) -> int:
+        """Tokens that may still be written before the verdict, so that it fits the context."""
+        rest = [""] * (len(self.blocks) - len(written))
+        return self.context_limit - len(self.judged(begun, [*written, *rest])) - 1 - JOINT
+
     def turn(self, step: int, written: Sequence[str], label: str) -> str:
         """The whole text of an assistant turn."""
         return self._opening(step) + self._joined(written, is_verdict_next=True) + label + END
@@ -128,10 +130,6 @@ class GenPrm:
             return False
         return True
 
-    def read(self, ids: tuple[int, ...]) -> HeadRead:
-        """Ask for both labels' logits after these ids."""
-        return self.labels.read(self._model, ids)
-
     def _opening(self, step: int) -> str:
         return self.blocks[0].opening.format(step=step + 1) if self.blocks else ""
 
@@ -143,9 +141,3 @@ class GenPrm:
         if is_verdict_next:
             return text + VERDICT
         return text + (self.blocks[len(written)].opening if written else "")
-
-    def _check_texts(self, trajectory: Trajectory) -> None:
-        texts = [problem_of(trajectory), *(step.text for step in trajectory.steps)]
-        least = self._tokenizer.least_tokens(*texts)
-        check_length(least, self.context_limit, self._model, "at least ")
-        refuse_control_tokens(trajectory, self._tokenizer)

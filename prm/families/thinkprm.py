@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from prm.families.base import HeadRead, check_length, context_limit
-from prm.families.texts import problem_of, refuse_control_tokens, step_field
-from prm.families.verdicts import GenerativeRecipe, Labels
+from prm.families.base import HeadRead, check_length
+from prm.families.texts import problem_of, step_field
+from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, Verifier
 from prm.manifest import ModelVersion
 from prm.types import Message, Trajectory
 
@@ -69,21 +69,18 @@ class UnusableChain(Exception):
         self.step = step
 
 
-class ThinkPrm:
+class ThinkPrm(Verifier):
     """A ThinkPRM version: the ids of each question. See `Verifier`."""
 
     def __init__(
         self, version: ModelVersion, recipe: GenerativeRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
+        super().__init__(version, recipe, tokenizer)
         if recipe.step_scores == "prefix":
             labels = Labels.of(version, tokenizer, QUESTION, YES_NO).single(version, tokenizer)
         else:
             labels = Labels.of(version, tokenizer, BOX, CORRECT_INCORRECT)
         self.labels = labels
-        self.context_limit = context_limit(version, recipe)
-        self._model = version.key
-        self._tokenizer = tokenizer
 
     def silent(self, trajectory: Trajectory) -> list[HeadRead]:
         """See `Verifier.silent`: the chain is empty, or nothing but verdicts, all correct."""
@@ -94,7 +91,7 @@ class ThinkPrm:
         else:
             text = "".join(f"\nStep {step}: {BOX}{CORRECT_INCORRECT[0]}}}" for step in steps)
             found = self.placed(self.begun(trajectory, len(steps)), text, len(steps))
-        check_length(len(found[-1]) + 1, self.context_limit, self._model, "with an empty chain ")
+        check_length(len(found[-1]) + 1, self.context_limit, self._model, "at least ")
         return [self.read(ids) for ids in found]
 
     def begun(self, trajectory: Trajectory, steps: int) -> tuple[int, ...]:
@@ -112,6 +109,12 @@ class ThinkPrm:
     def stops(self, steps: int) -> tuple[str, ...]:
         """Where a chain over this many steps ends: at the question, or at a step there is not."""
         return (*STOPS, f"Step {steps + 1}:")
+
+    def room(self, begun: tuple[int, ...]) -> int:
+        """Tokens that a chain may have, so that the question and its answer fit the context."""
+        asks = self.recipe.step_scores == "prefix"
+        silent = len(self.asked(begun, "")) + 1 if asks else len(begun)
+        return self.context_limit - silent - JOINT
 
     def asked(self, begun: tuple[int, ...], chain: str) -> tuple[int, ...]:
         """Ids after which the answer to the question stands."""
@@ -131,15 +134,8 @@ class ThinkPrm:
             found.append(begun + encoded.ids[:at])
         return found
 
-    def read(self, ids: tuple[int, ...]) -> HeadRead:
-        """Ask for both labels' logits after these ids."""
-        return self.labels.read(self._model, ids)
-
     def _check_texts(self, trajectory: Trajectory) -> None:
-        texts = [problem_of(trajectory), *(step.text for step in trajectory.steps)]
-        least = self._tokenizer.least_tokens(*texts)
-        check_length(least, self.context_limit, self._model, "at least ")
-        refuse_control_tokens(trajectory, self._tokenizer)
+        super()._check_texts(trajectory)
         for step in trajectory.steps:
             if not _without_number(step.text):
                 raise InvalidInput(

@@ -6,20 +6,24 @@ score is the mean of p over its samples, and its raw number the logit of that me
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from prm.chat import ChatTokenizer
 from prm.errors import ModelFolderError
-from prm.families.base import HeadRead, Recipe
+from prm.families.base import HeadRead, Recipe, check_length, context_limit
+from prm.families.texts import problem_of, refuse_control_tokens
 from prm.manifest import Finite, ModelVersion
 from prm.types import Trajectory
 
 # Any server's seed has at least 32 bits, signed.
 SEED_RANGE = 1 << 31
+# Tokens more than counted apart that a text and what follows it may have, tokenised together.
+JOINT = 8
 
 # What the authors' scripts set, by recipe; a manifest may state otherwise. Sources: the docstrings
 # of `genprm.py` and `thinkprm.py`.
@@ -119,26 +123,53 @@ class Labels:
                 )
         return self
 
-    def read(self, model: str, ids: tuple[int, ...]) -> HeadRead:
-        """Ask for both labels' logits after these ids."""
-        return HeadRead(model=model, ids=ids, positions=(len(ids) - 1,), width=2, labels=self.ids)
 
-
-class Verifier(Protocol):
+class Verifier(ABC):
     """What both kinds can do without writing anything; bound to a version."""
 
-    @property
-    def recipe(self) -> GenerativeRecipe:
-        """How the version is read."""
-        ...
+    labels: Labels
 
+    def __init__(
+        self, version: ModelVersion, recipe: GenerativeRecipe, tokenizer: ChatTokenizer
+    ) -> None:
+        self.recipe = recipe
+        self.context_limit = context_limit(version, recipe)
+        self._model = version.key
+        self._tokenizer = tokenizer
+
+    @abstractmethod
     def silent(self, trajectory: Trajectory) -> list[HeadRead]:
         """One read per step, of verdicts with nothing written before them.
 
-        They depend on no sampling, so golden scores are made of them. Raises InvalidInput for a
+        They hang on no sampling, so golden scores are made of them. Raises InvalidInput for a
         trajectory that the model cannot read.
         """
-        ...
+
+    def read(self, ids: tuple[int, ...]) -> HeadRead:
+        """Ask for both labels' logits after these ids."""
+        return HeadRead(
+            model=self._model,
+            ids=ids,
+            positions=(len(ids) - 1,),
+            width=2,
+            labels=self.labels.ids,
+        )
+
+    def shortened(self, text: str, tokens: int) -> str:
+        """As much of a written text as these many tokens hold.
+
+        Sampled bytes that make no character become a sign of three bytes when they are read again.
+        """
+        encoded = self._tokenizer.encode_response(text)
+        if len(encoded.ids) <= tokens:
+            return text
+        return text[: encoded.char_offsets[tokens][0]]
+
+    def _check_texts(self, trajectory: Trajectory) -> None:
+        texts = [problem_of(trajectory), *(step.text for step in trajectory.steps)]
+        least = self._tokenizer.least_tokens(*texts)
+        check_length(least, self.context_limit, self._model, "at least ")
+        refuse_control_tokens(trajectory, self._tokenizer)
 
 
 def verdict(outputs: Sequence[float], temperature: float) -> float:

@@ -163,12 +163,17 @@ class ItemOut(BaseModel):
 
 class ScoreUsage(BaseModel):
     """`prompt_tokens` were sent. Over all models of the version, `scored_tokens` were read for this
-    request, and `cached_tokens` had been read before, or for another item of it.
+    request, and `cached_tokens` had been read before, or for another item of it. A generative PRM
+    wrote `generated_tokens`; of its samples, `cut_samples` ran into a limit and were judged as they
+    were, `discarded_samples` gave no verdict and took no part in a score.
     """
 
     prompt_tokens: int
     cached_tokens: int
     scored_tokens: int
+    generated_tokens: int = 0
+    cut_samples: int = 0
+    discarded_samples: int = 0
     total_tokens: int
 
 
