@@ -17,10 +17,16 @@ from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked here and cost nothing in production.
 with install_import_hook(
-    ["prm.engine.attention", "prm.engine.kv", "prm.engine.logprobs", "prm.engine.model"],
+    [
+        "prm.engine.attention",
+        "prm.engine.heads",
+        "prm.engine.kv",
+        "prm.engine.logprobs",
+        "prm.engine.model",
+    ],
     "beartype.beartype",
 ):
-    import prm.engine.model  # noqa: F401
+    import prm.engine.heads  # noqa: F401
 
 from tests.factories import publish_tiny_models
 

@@ -16,7 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from prm.engine.model import CausalLM
+from prm.engine.heads import load_model
+from prm.engine.model import EngineModel
 from prm.engine.reader import read_now
 from prm.families.base import Read, ReadOutput, Recipe
 from prm.manifest import GoldenScore, ModelVersion, PolicyManifest, PrmManifest
@@ -44,7 +45,7 @@ class LocalReply:
 class LocalBackend:
     """Loaded models in this process."""
 
-    def __init__(self, models: Mapping[str, CausalLM]) -> None:
+    def __init__(self, models: Mapping[str, EngineModel]) -> None:
         self._models = models
 
     async def read(self, reads: Sequence[Read]) -> LocalReply:
@@ -119,7 +120,7 @@ def _publish(
 
 def scorer_of(version: ModelVersion, *others: ModelVersion) -> Scorer:
     """A scorer over the version and those it is read with, all loaded here."""
-    models = {v.key: CausalLM.load(v.folder) for v in (version, *others)}
+    models = {v.key: load_model(v) for v in (version, *others)}
     return Scorer(version, LocalBackend(models))
 
 
