@@ -75,8 +75,9 @@ class ScoredTrajectory:
     `first_error` is the first step whose score lies below the version's threshold, or None.
     Over all its models, `scored_tokens` were read for this item and `cached_tokens` had been read
     before; the scores of the first `cached_steps` steps were known without reading anything.
-    A generative PRM wrote `generated_tokens` for it; of the samples, `cut_samples` ran into a limit
-    and were judged as they were, `discarded_samples` gave no verdict and took no part.
+    A generative PRM wrote `generated_tokens` for it; of the samples, `cut_samples` broke off (at a
+    limit, or without a closing tag) and were judged as they were, `discarded_samples` gave no
+    verdict and took no part.
     `calibrated` has each step's probability of being right, where the scorer had a calibration.
     """
 

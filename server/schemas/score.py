@@ -164,8 +164,8 @@ class ItemOut(BaseModel):
 class ScoreUsage(BaseModel):
     """`prompt_tokens` were sent. Over all models of the version, `scored_tokens` were read for this
     request, and `cached_tokens` had been read before, or for another item of it. A generative PRM
-    wrote `generated_tokens`; of its samples, `cut_samples` ran into a limit and were judged as they
-    were, `discarded_samples` gave no verdict and took no part in a score.
+    wrote `generated_tokens`; of its samples, `cut_samples` broke off (at a limit, or without a
+    closing tag) and were judged as they were, `discarded_samples` gave no verdict and took no part.
     """
 
     prompt_tokens: int
