@@ -3,10 +3,15 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prm.errors import ModelFolderError
+
+# Told the bytes that were read since it was told last.
+Report = Callable[[int], None]
+_CHUNK_BYTES = 4 << 20
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -30,13 +35,26 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def sync(path: Path) -> None:
-    """Put a file that was written by somebody else on disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def hash_file(path: Path) -> str:
+def hash_file(path: Path, report: Report | None = None) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            if report is not None:
+                report(len(chunk))
+    return digest.hexdigest()
+
+
+def copy_durably(source: Path, target: Path, report: Report | None = None) -> str:
+    """Copy and fsync; returns the SHA-256 of what was copied, in hexadecimal."""
+    digest = hashlib.sha256()
+    with source.open("rb") as file, target.open("xb") as copy:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+            if report is not None:
+                report(len(chunk))
+        copy.flush()
+        os.fsync(copy.fileno())
+    return digest.hexdigest()

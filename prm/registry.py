@@ -11,9 +11,9 @@ the directory, never from a caller: a name in a request is looked up, not joined
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ from prm.calibration import Calibration
 from prm.errors import ModelFolderError
 from prm.families import SPECS
 from prm.families.base import Recipe
-from prm.files import hash_file, read_json, sync, write_durably
+from prm.files import Report, copy_durably, hash_file, read_json, write_durably
 from prm.manifest import (
     NAME_PATTERN,
     FileRecord,
@@ -73,7 +73,7 @@ class Registry:
         for version in list(versions.values()):
             for pinned in references_of(version):
                 reference = _resolve_reference(root, version, pinned, versions)
-                _check_reference(version, reference)
+                check_reference(version, reference)
                 versions[reference.key] = reference
         return cls(list(versions.values()), live)
 
@@ -99,7 +99,7 @@ class Registry:
         return self._versions.get(key)
 
 
-def load_version(folder: Path) -> ModelVersion:
+def load_version(folder: Path, report: Report | None = None) -> ModelVersion:
     """Read one version's manifest and check every file against it.
 
     Raises ModelFolderError naming the file: no STABLE marker, a missing file, a size or hash that
@@ -112,7 +112,7 @@ def load_version(folder: Path) -> ModelVersion:
         if path.name not in listed:
             raise ModelFolderError(path, f"not listed under files in {MANIFEST}; remove it")
     for name in sorted({*REQUIRED_FILES, *_weight_files(folder), *version.manifest.files}):
-        _check_file(folder, name, version.manifest.files)
+        _check_file(folder, name, version.manifest.files, report)
     return version
 
 
@@ -123,41 +123,71 @@ def read_version(folder: Path) -> ModelVersion:
     manifest = _read_manifest(folder / MANIFEST)
     _refuse_code(folder)
     version = ModelVersion(folder, manifest)
-    _check_architecture(version)
+    check_fit(version)
     return version
 
 
-def publish(root: Path, staged: Path, manifest: PolicyManifest | PrmManifest) -> ModelVersion:
-    """Move the staged folder to its place and make it live; a reader sees all of it or nothing.
+def publish(
+    root: Path,
+    staged: Path,
+    manifest: PolicyManifest | PrmManifest,
+    *,
+    live: bool = True,
+    report: Report | None = None,
+) -> ModelVersion:
+    """Copy the staged folder's files to their place; a reader sees all of them or nothing.
 
-    The manifest's `files` are filled in from what is staged. Raises FileExistsError when the
-    version is already there: versions never change.
+    The manifest's `files` are filled in from what is copied, and the copy is verified before it can
+    be seen. `live` makes it the version that answers for its name. `report` is told of twice the
+    bytes that are staged. Raises FileExistsError when the version is already there (versions never
+    change), ModelFolderError when the copy is not a version, OSError when it cannot be written; in
+    each case nothing is left behind.
     """
     target = root / manifest.name / manifest.version
     if target.exists():
         raise FileExistsError(f"{target} is already published; choose another version")
-    files = {
-        path.name: _record(path)
-        for path in sorted(staged.iterdir())
-        if path.is_file() and path.name not in (MANIFEST, STABLE)
-    }
-    manifest = manifest.model_copy(update={"files": files})
-    write_durably(staged / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    holding = Path(tempfile.mkdtemp(prefix=".publish-", dir=target.parent))
+    made = [folder for folder in (target.parent, root) if not folder.exists()]
     try:
-        landed = shutil.copytree(staged, holding / "version")
-        for path in landed.iterdir():
-            sync(path)
-        write_durably(landed / STABLE, "")
-        landed.rename(target)
-    finally:
-        shutil.rmtree(holding, ignore_errors=True)
-    version = load_version(target)
-    pointer = target.parent / f".{LIVE}.{os.getpid()}"
-    write_durably(pointer, json.dumps({"live": manifest.version}) + "\n")
-    pointer.rename(target.parent / LIVE)
-    return version
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".publish-", dir=target.parent) as holding:
+            landed = Path(holding) / "version"
+            _land(staged, landed, manifest, report)
+            manifest = load_version(landed, report).manifest
+            landed.rename(target)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # somebody else's by now, or never made
+                folder.rmdir()
+        raise
+    if live:
+        make_live(root, manifest.name, manifest.version)
+    return ModelVersion(target, manifest)
+
+
+def make_live(root: Path, name: str, version: str) -> None:
+    """Let a published version answer for its name."""
+    pointer = root / name / f".{LIVE}.{os.getpid()}"
+    write_durably(pointer, json.dumps({"live": version}) + "\n")
+    pointer.rename(root / name / LIVE)
+
+
+def live_version(root: Path, name: str) -> str:
+    """The version that answers for a name. Raises ModelFolderError when there is none."""
+    return _live_version(root / name / LIVE)
+
+
+def _land(
+    staged: Path, landed: Path, manifest: PolicyManifest | PrmManifest, report: Report | None
+) -> None:
+    landed.mkdir()
+    files = {}
+    for path in sorted(staged.iterdir()):
+        if path.is_file() and path.name not in (MANIFEST, STABLE):
+            sha256 = copy_durably(path, landed / path.name, report)
+            files[path.name] = FileRecord(bytes=(landed / path.name).stat().st_size, sha256=sha256)
+    manifest = manifest.model_copy(update={"files": files})
+    write_durably(landed / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    write_durably(landed / STABLE, "")
 
 
 def _read_manifest(path: Path) -> PolicyManifest | PrmManifest:
@@ -190,7 +220,9 @@ def _weight_files(folder: Path) -> set[str]:
     return {INDEX, *map(str, shards.values())}
 
 
-def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> None:
+def _check_file(
+    folder: Path, name: str, files: Mapping[str, FileRecord], report: Report | None
+) -> None:
     path = folder / name
     if Path(name).name != name or len(name) > 255:
         raise ModelFolderError(folder / MANIFEST, f"files: {name!r} is not a plain file name")
@@ -202,13 +234,14 @@ def _check_file(folder: Path, name: str, files: Mapping[str, FileRecord]) -> Non
         raise ModelFolderError(
             path, f"{path.stat().st_size} bytes, but {MANIFEST} says {files[name].bytes}"
         )
-    if (found := hash_file(path)) != files[name].sha256:
+    if (found := hash_file(path, report)) != files[name].sha256:
         raise ModelFolderError(
             path, f"its SHA-256 is {found[:12]}…, but {MANIFEST} says {files[name].sha256[:12]}…"
         )
 
 
-def _check_architecture(version: ModelVersion) -> None:
+def check_fit(version: ModelVersion) -> None:
+    """Raises ModelFolderError when the configuration is not of the kind that the manifest says."""
     path = version.folder / "config.json"
     architectures = version.config.get("architectures")
     is_listed = isinstance(architectures, list) and architectures
@@ -243,7 +276,7 @@ def _check_place(version: ModelVersion, name: str, version_id: str) -> None:
         )
 
 
-def _check_reference(version: ModelVersion, reference: ModelVersion) -> None:
+def check_reference(version: ModelVersion, reference: ModelVersion) -> None:
     """Both models of a log-ratio must read the same ids, and as many of them."""
     ours, theirs = (v.manifest.files["tokenizer.json"].sha256 for v in (version, reference))
     if ours != theirs:
@@ -286,7 +319,3 @@ def _live_version(path: Path) -> str:
     if not isinstance(live, str) or not re.match(NAME_PATTERN, live):
         raise ModelFolderError(path, "field live: not a version name")
     return live
-
-
-def _record(path: Path) -> FileRecord:
-    return FileRecord(bytes=path.stat().st_size, sha256=hash_file(path))
