@@ -16,6 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from prm.chat import ChatTokenizer
+from prm.engine.golden import golden_raw
 from prm.engine.heads import load_model
 from prm.engine.model import EngineModel
 from prm.engine.reader import read_now
@@ -75,6 +77,9 @@ def random_lm(kind: str, *, vocab: int, seed: int = 0, **settings: Any) -> PreTr
     return model
 
 
+PLACEHOLDER = GoldenScore(messages=(Message(role="user", content="1"),), steps=("2",), raw=(0.0,))
+
+
 def publish_prm(
     root: Path,
     name: str,
@@ -83,9 +88,9 @@ def publish_prm(
     stage: Callable[[Path], None],
     *,
     separator: str = "\n\n",
+    golden: GoldenScore = PLACEHOLDER,
 ) -> ModelVersion:
-    """Publish what `stage` writes into a folder. Its golden score is only a placeholder."""
-    golden = GoldenScore(messages=(Message(role="user", content="1"),), steps=("2",), raw=(0.0,))
+    """Publish what `stage` writes into a folder; an engine takes it if `golden` is right."""
     manifest = PrmManifest(
         name=name,
         version="1",
@@ -100,10 +105,19 @@ def publish_prm(
     return _publish(root, manifest, stage)
 
 
+def computed_golden(version: ModelVersion, problem: str, steps: Sequence[str]) -> GoldenScore:
+    """The golden score of this item, as a publisher would compute it."""
+    blank = GoldenScore(
+        messages=(Message(role="user", content=problem),), steps=tuple(steps), raw=()
+    )
+    models = {version.key: load_model(version)}
+    raw = golden_raw(version, ChatTokenizer(version.folder), models, blank)
+    return blank.model_copy(update={"raw": tuple(raw)})
+
+
 def publish_policy(root: Path, name: str, stage: Callable[[Path], None]) -> ModelVersion:
     """Publish what `stage` writes into a folder as a policy."""
-    golden = GoldenScore(messages=(Message(role="user", content="1"),), steps=("2",), raw=(0.0,))
-    manifest = PolicyManifest(name=name, version="1", created=0, files={}, golden=(golden,))
+    manifest = PolicyManifest(name=name, version="1", created=0, files={}, golden=(PLACEHOLDER,))
     return _publish(root, manifest, stage)
 
 
