@@ -12,12 +12,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Protocol
 
 from prm.aggregation import AggregationName, aggregate_all
 from prm.chat import ChatTokenizer
-from prm.errors import InvalidInput
+from prm.errors import InvalidInput, ModelFault
 from prm.families import FAMILIES
 from prm.families.base import (
     EncodedTrajectory,
@@ -177,7 +177,7 @@ class Scorer(StepScorer):
         # Tokenisation is pure CPU work; in a thread it does not hold up other requests.
         encoded = await asyncio.to_thread(self._encode_all, trajectories)
         encode_ms = 1e3 * (time.perf_counter() - started)
-        reply = await self._backend.read([read for item in encoded for read in item.reads])
+        reply = await self._read(encoded)
         outputs = iter(reply.outputs)
         items = tuple(
             self._finish(trajectory, item, list(islice(outputs, len(item.reads))), aggregation)
@@ -189,6 +189,18 @@ class Scorer(StepScorer):
             queue_ms=reply.queue_ms,
             inference_ms=reply.inference_ms,
         )
+
+    async def _read(self, encoded: Sequence[EncodedTrajectory]) -> BackendReply:
+        """All reads of all items. Raises ModelFault naming the item, Unavailable."""
+        reads = [read for item in encoded for read in item.reads]
+        try:
+            return await self._backend.read(reads)
+        except ModelFault as error:
+            if error.read is None:
+                raise
+            ends = list(accumulate(len(item.reads) for item in encoded))
+            item, model = bisect_right(ends, error.read), reads[error.read].model
+            raise ModelFault(f"items[{item}]: {model}: {error}", read=error.read) from error
 
     def _encode_all(self, trajectories: Sequence[Trajectory]) -> list[EncodedTrajectory]:
         encoded = []

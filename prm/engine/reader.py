@@ -90,13 +90,26 @@ class Reader:
         """One forward for these, which hold their paths; returns those that are finished now."""
         failed = run_forward(self.model, self.tree, self._pool, reads)
         for opened in reads:
-            assert opened.leaf is not None
-            if opened in failed:
-                opened.error = NotFinite("the model computed a value that is no finite number")
-                self.close(opened)
-            else:
+            if opened not in failed:
+                assert opened.leaf is not None
                 self.finish_if_known(opened, opened.leaf)
+        for opened in failed:
+            self.close(opened)
+            if len(reads) > 1:
+                self._run_alone(opened)
+            else:
+                opened.error = NotFinite("the model computed a value that is no finite number")
         return [opened for opened in reads if opened.is_finished]
+
+    def _run_alone(self, opened: OpenRead) -> None:
+        """Find out whether it was this read that went wrong, or one that shares its prefix.
+
+        Attention gives a key that must not be seen the weight 0, and 0 times NaN is NaN.
+        """
+        while not opened.is_finished:
+            batch = self.batch()
+            batch.add(opened)
+            batch.run()
 
     def hold(self, opened: OpenRead) -> Node:
         """Lease a read's path, so that what is computed for it stays; returns where it ends."""
