@@ -24,7 +24,7 @@ from server.settings import BUNDLED_MODELS
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = Path(os.environ.get("RUNG_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 480.0
 # One for all servers of a run.
 API_KEY = secrets.token_hex(16)
 MAX_SEQUENCES = 64
