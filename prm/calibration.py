@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from prm.aggregation import PlainAggregation
 from prm.errors import ModelFolderError
 from prm.evaluation.reliability import Comparison
 from prm.files import read_json, write_durably
@@ -149,9 +150,13 @@ class SampleCounts(_Record):
 
 
 class HeldOut(_Record):
-    """How the calibration did on problems that it was not fitted to."""
+    """How the calibration did on problems that it was not fitted to.
+
+    Before it, a step's probability was its score, and a response's its plain `aggregation`.
+    """
 
     counts: SampleCounts
+    aggregation: PlainAggregation
     steps: Comparison | None = None
     responses: Comparison | None = None
 
@@ -201,7 +206,7 @@ def save(version: ModelVersion, calibration: Calibration) -> Path:
     path = file_of(version, calibration.policy)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.parent / f".{os.getpid()}.draft"
-    write_durably(draft, calibration.model_dump_json(indent=2, exclude_none=True) + "\n")
+    write_durably(draft, calibration.model_dump_json(indent=2) + "\n")
     draft.rename(path)
     return path
 
@@ -238,8 +243,7 @@ _REMEDY = "remove it, or fit anew with `rung eval calibrate`"
 
 
 def _is_of(calibration: Calibration, version: ModelVersion) -> bool:
-    pinned = calibration.prm
-    return pinned.key == version.key and pinned.weights_sha256 == version.weights_sha256
+    return calibration.prm == version.ref
 
 
 def _folder(version: ModelVersion) -> Path:

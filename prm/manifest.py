@@ -119,6 +119,15 @@ class ModelVersion:
         self.config = read_json(folder / "config.json")
 
     @property
+    def ref(self) -> ModelRef:
+        """This version, pinned."""
+        return ModelRef(
+            name=self.manifest.name,
+            version=self.manifest.version,
+            weights_sha256=self.weights_sha256,
+        )
+
+    @property
     def context_limit(self) -> int:
         """The most tokens that this model reads at once."""
         return longest_read(self.config)

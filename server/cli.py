@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from server.eval_cli import eval_app
 from server.options import (
     Json,
     Key,
@@ -36,6 +37,7 @@ keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=T
 app.add_typer(keys_app, name="keys")
 models_app = typer.Typer(help="Look at the model folder.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(eval_app, name="eval")
 
 
 @app.command()

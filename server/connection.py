@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from prm.errors import InvalidInput, Unavailable
+from prm.errors import InvalidInput, Unavailable, UnknownModel
+from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.registry import Registry
+from server.schemas.models import PrmOut
 from server.schemas.score import ScoreRequest, ScoreResponse
 from server.schemas.search import SearchRequest, SearchResponse
 from server.services import Services, running_services
@@ -23,6 +26,10 @@ class Answers(Protocol):
 
     async def names(self) -> dict[str, list[str]]:
         """Names of the models by kind: `policy`, `prm`."""
+        ...
+
+    async def prm(self, model: str) -> ModelRef:
+        """The PRM version behind a name, and its weights. Raises CallerError."""
         ...
 
     async def score(self, request: dict[str, Any]) -> ScoreResponse:
@@ -56,6 +63,17 @@ class Connection:
             yield _Embedded(services)
 
 
+def prm_of(registry: Registry, model: str) -> ModelVersion:
+    """The PRM version called `model` in a folder. Raises UnknownModel naming those there are."""
+    version = registry.get(model)
+    if version is None or not isinstance(version.manifest, PrmManifest):
+        known = sorted(v.key for v in registry if isinstance(v.manifest, PrmManifest))
+        raise UnknownModel(
+            f"no PRM named {model!r}; there is {', '.join(known) or 'none'}", param="model"
+        )
+    return version
+
+
 class _Embedded:
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -67,6 +85,9 @@ class _Embedded:
             if version.manifest.name not in known:
                 known.append(version.manifest.name)
         return names
+
+    async def prm(self, model: str) -> ModelRef:
+        return prm_of(self._services.registry, model).ref
 
     async def score(self, request: dict[str, Any]) -> ScoreResponse:
         return await self._services.score(_validated(ScoreRequest, request))
@@ -85,6 +106,19 @@ class _Remote:
         for model in (await self._call("GET", "/v1/models", None))["data"]:
             names.setdefault(model["kind"], []).append(model["id"])
         return names
+
+    async def prm(self, model: str) -> ModelRef:
+        name, _, version = model.partition("@")
+        answer = PrmOut.model_validate(
+            await self._call("GET", f"/v1/prm/models/{quote(name, safe='')}", None)
+        )
+        wanted = version or answer.live
+        for known in answer.versions:
+            if known.id == wanted:
+                return ModelRef(
+                    name=answer.id, version=known.id, weights_sha256=known.weights_sha256
+                )
+        raise UnknownModel(f"{name} has no version {wanted!r} there", param="model")
 
     async def score(self, request: dict[str, Any]) -> ScoreResponse:
         return ScoreResponse.model_validate(await self._call("POST", "/v1/prm/score", request))

@@ -83,12 +83,9 @@ def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
 
 def calibration_of(version: ModelVersion, *, policy: str) -> Calibration:
     """A calibration of that version with numbers that are easy to foretell."""
-    manifest = version.manifest
     counts = SampleCounts(problems=2, steps=4, responses=2)
     return Calibration(
-        prm=ModelRef(
-            name=manifest.name, version=manifest.version, weights_sha256=version.weights_sha256
-        ),
+        prm=version.ref,
         policy=policy,
         created=1,
         command="by hand",
@@ -99,7 +96,7 @@ def calibration_of(version: ModelVersion, *, policy: str) -> Calibration:
             l2=0.1,
         ),
         fitted=counts,
-        held_out=HeldOut(counts=counts),
+        held_out=HeldOut(counts=counts, aggregation="min"),
     )
 
 

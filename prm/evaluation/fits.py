@@ -5,6 +5,7 @@ Deterministic: the same data in the same order give the same fit.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,8 +133,10 @@ def fit_aggregation(responses: Sequence[Graded], *, seed: int = 0) -> FittedAggr
     """Logistic regression on `prm.calibration.FEATURES`, standardised.
 
     The penalty is the one of the lowest log loss in cross-validation over these problems; of equals
-    the strongest. Raises ValueError unless both labels occur.
+    the strongest. Raises ValueError unless both labels and two problems occur.
     """
+    if len({response.problem for response in responses}) < 2:
+        raise ValueError("one problem; cross-validation takes at least two")
     _check_labels(np.array([float(response.is_correct) for response in responses]))
     best = min(L2_GRID, key=lambda l2: _validation_loss(responses, l2, seed))
     return _fit_aggregation(responses, best)
@@ -172,9 +175,7 @@ def _validation_loss(responses: Sequence[Graded], l2: float, seed: int) -> float
 
 def _fit_aggregation(responses: Sequence[Graded], l2: float) -> FittedAggregation:
     labels = np.array([float(response.is_correct) for response in responses])
-    raw = np.array(
-        [[feature(response.scores) for feature in FEATURES.values()] for response in responses]
-    )
+    raw = np.array([_features(response.scores) for response in responses])
     means, scales = raw.mean(axis=0), raw.std(axis=0)
     # A feature that does not vary tells nothing: its standardised value is 0 in these data.
     scales[scales < 1e-9] = 1.0
@@ -189,6 +190,12 @@ def _fit_aggregation(responses: Sequence[Graded], l2: float) -> FittedAggregatio
         ),
         l2=l2,
     )
+
+
+@lru_cache(maxsize=1 << 16)
+def _features(scores: tuple[float, ...]) -> tuple[float, ...]:
+    """Asked for again with every fold and penalty."""
+    return tuple(feature(scores) for feature in FEATURES.values())
 
 
 def _checked(scores: Sequence[float], labels: Sequence[bool]) -> tuple[Floats, Floats]:
