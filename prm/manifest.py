@@ -138,7 +138,8 @@ class ModelVersion:
         weights = {
             name: record.sha256
             for name, record in sorted(self.manifest.files.items())
-            if name.endswith(".safetensors")
+            # An adapter's configuration scales its weights.
+            if name.endswith(".safetensors") or name == "adapter_config.json"
         }
         if len(weights) == 1:
             return next(iter(weights.values()))

@@ -23,6 +23,7 @@ from prm.calibration import Calibration
 from prm.errors import ModelFolderError
 from prm.families import SPECS
 from prm.families.base import Recipe
+from prm.families.implicit import ImplicitRecipe
 from prm.files import Report, copy_durably, hash_file, read_json, write_durably
 from prm.manifest import (
     NAME_PATTERN,
@@ -40,6 +41,19 @@ LIVE = "live.json"
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 # Weights lie in one file, or in shards that an index lists.
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# LoRA weights, which are run on those of the recipe's reference.
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# What an adapter's config.json may say otherwise than its base's.
+FREE_SETTINGS = frozenset(
+    {
+        "_name_or_path",
+        "dtype",
+        "max_position_embeddings",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
 # Formats that run code when they are loaded.
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 CODE_SUFFIXES = (".py", ".so")
@@ -124,6 +138,7 @@ def read_version(folder: Path) -> ModelVersion:
     _refuse_code(folder)
     version = ModelVersion(folder, manifest)
     check_fit(version)
+    _check_adapter(version)
     return version
 
 
@@ -212,6 +227,8 @@ def _refuse_code(folder: Path) -> None:
 
 def _weight_files(folder: Path) -> set[str]:
     """The files that the weights must lie in."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return {ADAPTER, ADAPTER_CONFIG}
     if not (folder / INDEX).is_file():
         return {WHOLE}
     shards = read_json(folder / INDEX).get("weight_map")
@@ -269,6 +286,27 @@ def check_fit(version: ModelVersion) -> None:
     family.recipe_of(version)
 
 
+def _check_adapter(version: ModelVersion) -> None:
+    """The recipe and the files must agree on whether the weights are an adapter."""
+    files = version.manifest.files
+    path = version.folder / ADAPTER_CONFIG
+    if adapter_base(version) is None:
+        if ADAPTER_CONFIG in files or ADAPTER in files:
+            raise ModelFolderError(
+                path,
+                "an adapter is served by family 'implicit' with adapter: true in its recipe and "
+                "its base as reference; merge it into its base for any other use",
+            )
+        return
+    if ADAPTER_CONFIG not in files:
+        raise ModelFolderError(path, "missing; the recipe says that the weights are an adapter")
+    for name in sorted(files):
+        if name.endswith(".safetensors") and name != ADAPTER:
+            raise ModelFolderError(
+                version.folder / name, "weights beside an adapter's; they would not be read"
+            )
+
+
 def _check_place(version: ModelVersion, name: str, version_id: str) -> None:
     if (version.manifest.name, version.manifest.version) != (name, version_id):
         raise ModelFolderError(
@@ -284,6 +322,8 @@ def check_reference(version: ModelVersion, reference: ModelVersion) -> None:
             version.folder / "tokenizer.json",
             f"differs from that of its reference {reference.key}: their log-probs do not compare",
         )
+    if adapter_base(version) is not None:
+        _check_base(version, reference)
     if reference.context_limit < version.context_limit:
         raise ModelFolderError(
             version.folder / "config.json",
@@ -292,12 +332,37 @@ def check_reference(version: ModelVersion, reference: ModelVersion) -> None:
         )
 
 
+def _check_base(version: ModelVersion, base: ModelVersion) -> None:
+    """An adapter runs in its base's configuration, which its own folder must not contradict."""
+    if not isinstance(base.manifest, PolicyManifest):
+        raise ModelFolderError(
+            version.folder / MANIFEST,
+            f"recipe.reference {base.key} is no policy; an adapter is run on one",
+        )
+    for key in sorted((version.config.keys() | base.config.keys()) - FREE_SETTINGS):
+        ours, theirs = version.config.get(key), base.config.get(key)
+        if ours != theirs:
+            raise ModelFolderError(
+                version.folder / "config.json",
+                f"{key} is {ours!r}, and {theirs!r} in the adapter's base {base.key}; an adapter "
+                "runs in its base's configuration",
+            )
+
+
 def references_of(version: ModelVersion) -> tuple[ModelRef, ...]:
     """The versions that this one is read together with, as its recipe pins them."""
     if isinstance(version.manifest, PolicyManifest):
         return ()
     recipe: Recipe = SPECS[version.manifest.family].recipe_of(version)
     return recipe.references
+
+
+def adapter_base(version: ModelVersion) -> ModelRef | None:
+    """The version whose weights this one's adapter is run on; None for weights of its own."""
+    if isinstance(version.manifest, PolicyManifest):
+        return None
+    recipe = SPECS[version.manifest.family].recipe_of(version)
+    return recipe.reference if isinstance(recipe, ImplicitRecipe) and recipe.adapter else None
 
 
 def _resolve_reference(

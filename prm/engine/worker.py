@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ import torch
 from prm.chat import ChatTokenizer
 from prm.engine.golden import check_golden
 from prm.engine.heads import load_model
+from prm.engine.lora import BaseLM
 from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
@@ -44,7 +46,7 @@ from prm.engine.scoring import ReadRequests
 from prm.errors import ModelFolderError
 from prm.families import GENERATIVE
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
-from prm.registry import read_version, references_of
+from prm.registry import adapter_base, read_version, references_of
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +164,7 @@ def load_models(
     versions: Sequence[ModelVersion], *, device: str, dtype: torch.dtype | None, max_batch: int
 ) -> tuple[dict[str, EngineModel], dict[str, Sampler]]:
     """Load every version and check its golden scores. Raises ModelFolderError."""
-    models = {version.key: _load(version, device, dtype) for version in versions}
+    models = load_all(versions, device, dtype)
     references = {pinned.key for version in versions for pinned in references_of(version)}
     samplers = {}
     for version in versions:
@@ -192,9 +194,33 @@ def _writes(version: ModelVersion) -> bool:
     return isinstance(manifest, PolicyManifest) or manifest.family == GENERATIVE.name
 
 
-def _load(version: ModelVersion, device: str, dtype: torch.dtype | None) -> EngineModel:
+def load_all(
+    versions: Sequence[ModelVersion], device: str, dtype: torch.dtype | None
+) -> dict[str, EngineModel]:
+    """The models of these versions by key; adapters share the weights of their bases.
+
+    Raises ModelFolderError whatever keeps one from being loaded.
+    """
+    bases = {version.key: adapter_base(version) for version in versions}
+    shared = {base.key for base in bases.values() if base is not None}
+    models: dict[str, EngineModel] = {}
+    for version in sorted(versions, key=lambda version: bases[version.key] is not None):
+        load: Callable[[], EngineModel]
+        if (base := bases[version.key]) is not None:
+            shared_base = models[base.key]
+            assert isinstance(shared_base, BaseLM)
+            load = partial(shared_base.attach, version.folder)
+        elif version.key in shared:
+            load = partial(BaseLM.load, version.folder, device=device, dtype=dtype)
+        else:
+            load = partial(load_model, version, device=device, dtype=dtype)
+        models[version.key] = _load(version, load, device)
+    return models
+
+
+def _load(version: ModelVersion, load: Callable[[], EngineModel], device: str) -> EngineModel:
     try:
-        return load_model(version, device=device, dtype=dtype)
+        return load()
     except ModelFolderError:
         raise
     # No such device, no memory for the weights, weights of another shape, an architecture that
