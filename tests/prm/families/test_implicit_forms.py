@@ -19,6 +19,7 @@ from prm.families.implicit import SPEC, ImplicitRecipe, step_values, token_rewar
 from prm.families.reading import read_as_written, read_joined
 from prm.families.rlhflow import RlhflowRecipe
 from prm.manifest import ModelRef, ModelVersion
+from prm.scorer import Scorer
 from prm.steps import join_steps
 from prm.types import Message, Step, Trajectory
 from tests.layouts import (
@@ -118,6 +119,7 @@ async def test_published_boundaries_give_the_scripts_numbers(
     prefix = "Step {n}: "
     prm, reference = publish(tmp_path, layout, step_value=step_value, step_prefix=prefix)
     scorer = scorer_of(prm, reference).as_published()
+    assert isinstance(scorer, Scorer)
     assert scorer.recipe.label == "implicit/1+reference_compat"
     for scored, (problem, steps) in zip(await score_items(scorer, ITEMS), ITEMS, strict=True):
         answer = [
