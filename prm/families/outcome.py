@@ -31,12 +31,17 @@ from prm.families.base import (
     Proposal,
     ReadOutput,
     Recipe,
-    RecipeMismatch,
     check_length,
     context_limit,
     step_score,
 )
-from prm.families.own_head import MATH_SYSTEM, check_head, has_tensor, with_defaults
+from prm.families.own_head import (
+    MATH_SYSTEM,
+    check_architecture,
+    check_head,
+    has_tensor,
+    with_defaults,
+)
 from prm.families.texts import refuse_control_tokens
 from prm.manifest import ModelVersion
 from prm.types import Message, Step, Trajectory
@@ -122,10 +127,7 @@ def _whole(trajectory: Trajectory) -> Step:
 
 def propose(checkpoint: Checkpoint) -> Proposal[OutcomeRecipe]:
     """By class and head."""
-    if not checkpoint.architecture.endswith(SPEC.architectures):
-        raise RecipeMismatch(
-            f"architecture {checkpoint.architecture} is not …{' or …'.join(SPEC.architectures)}"
-        )
+    check_architecture(checkpoint, SPEC.architectures)
     if has_tensor(checkpoint, "score.0.weight"):
         recipe = OutcomeRecipe.model_validate({"name": "qwen-math-rm"})
     else:

@@ -57,6 +57,14 @@ def check_count(trajectory: Trajectory, found: int, marker: str) -> None:
         )
 
 
+def check_architecture(checkpoint: Checkpoint, endings: tuple[str, ...]) -> None:
+    """Raises RecipeMismatch unless the architecture's name ends in one of these."""
+    if not checkpoint.architecture.endswith(endings):
+        raise RecipeMismatch(
+            f"architecture {checkpoint.architecture or 'none'} is not …{' or …'.join(endings)}"
+        )
+
+
 def check_head(checkpoint: Checkpoint, layout: HeadLayout) -> None:
     """Raises RecipeMismatch, with the shapes, for a checkpoint without a head of this layout."""
     size = checkpoint.config.get("hidden_size")

@@ -32,7 +32,14 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
-from prm.families.own_head import check_count, check_head, one_read, refuse_text, rows
+from prm.families.own_head import (
+    check_architecture,
+    check_count,
+    check_head,
+    one_read,
+    refuse_text,
+    rows,
+)
 from prm.families.texts import problem_of, refuse_control_tokens, single_id, step_field
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
@@ -109,6 +116,7 @@ def _texts(trajectory: Trajectory) -> list[str]:
 
 def propose(checkpoint: Checkpoint) -> Proposal[PqmRecipe]:
     """By the value head and the marker in the vocabulary."""
+    check_architecture(checkpoint, SPEC.architectures)
     check_head(checkpoint, HEAD)
     marker_id = checkpoint.tokenizer.token_id(PqmRecipe().marker)
     if marker_id is None:

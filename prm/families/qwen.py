@@ -37,6 +37,7 @@ from prm.families.base import (
 )
 from prm.families.own_head import (
     MATH_SYSTEM,
+    check_architecture,
     check_count,
     check_head,
     one_read,
@@ -115,12 +116,10 @@ class QwenFamily:
 
 def propose(checkpoint: Checkpoint) -> Proposal[QwenRecipe]:
     """By the class's name, the head's shapes and the marker; ReasonFlux by its name alone."""
-    if not checkpoint.architecture.endswith(SPEC.architectures):
-        raise RecipeMismatch(
-            f"architecture {checkpoint.architecture} is not …{SPEC.architectures[0]}"
-        )
+    check_architecture(checkpoint, SPEC.architectures)
     check_head(checkpoint, HEAD)
     name = "reasonflux-prm" if named_like(checkpoint, "reasonflux") else "qwen-math-prm"
+    name = checkpoint.asked.get("name", name)
     marker = QwenRecipe().marker
     ids = checkpoint.tokenizer.encode_markup(marker)
     if len(ids) != 1:

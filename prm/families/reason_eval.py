@@ -34,7 +34,15 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
-from prm.families.own_head import check_count, check_head, has_tensor, one_read, refuse_text, rows
+from prm.families.own_head import (
+    check_architecture,
+    check_count,
+    check_head,
+    has_tensor,
+    one_read,
+    refuse_text,
+    rows,
+)
 from prm.families.texts import problem_of, refuse_control_tokens, single_id
 from prm.files import read_json
 from prm.manifest import ModelVersion
@@ -127,6 +135,7 @@ def validity_logit(negative: float, neutral: float, positive: float) -> float:
 
 def propose(checkpoint: Checkpoint) -> Proposal[ReasonEvalRecipe]:
     """By the head; the separator is the tokenizer's padding token."""
+    check_architecture(checkpoint, SPEC.architectures)
     bias = has_tensor(checkpoint, "score_head.bias")
     named = read_json(checkpoint.folder / "tokenizer_config.json").get("pad_token")
     separator = named.get("content") if isinstance(named, dict) else named

@@ -34,7 +34,12 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
-from prm.families.own_head import check_head, one_read, rows
+from prm.families.own_head import (
+    check_architecture,
+    check_head,
+    one_read,
+    rows,
+)
 from prm.families.texts import problem_of, single_id, step_field
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
@@ -124,6 +129,7 @@ def _whole_lines(trajectory: Trajectory) -> list[list[str]]:
 
 def propose(checkpoint: Checkpoint) -> Proposal[SkyworkRecipe]:
     """By the value head, which a PQM has too: that one has its marker in the vocabulary."""
+    check_architecture(checkpoint, SPEC.architectures)
     check_head(checkpoint, HEAD)
     if checkpoint.tokenizer.token_id("[PRM]") is not None:
         raise RecipeMismatch("the tokenizer has the token '[PRM]', which is PQM's")

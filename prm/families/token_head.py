@@ -42,7 +42,14 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
-from prm.families.own_head import check_head, has_tensor, one_read, rows, with_defaults
+from prm.families.own_head import (
+    check_architecture,
+    check_head,
+    has_tensor,
+    one_read,
+    rows,
+    with_defaults,
+)
 from prm.families.texts import named_like, problem_of
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
@@ -127,10 +134,7 @@ def propose(checkpoint: Checkpoint) -> Proposal[TokenHeadRecipe]:
 
     A head of one output is rePIRL's.
     """
-    if not checkpoint.architecture.endswith(SPEC.architectures):
-        raise RecipeMismatch(
-            f"architecture {checkpoint.architecture} is not …{SPEC.architectures[0]}"
-        )
+    check_architecture(checkpoint, SPEC.architectures)
     outputs = checkpoint.shapes.get("score.weight", (0,))[0]
     if outputs not in (1, 2):
         raise RecipeMismatch(f"score.weight has {outputs} outputs; this kind has 1 or 2")
@@ -140,6 +144,7 @@ def propose(checkpoint: Checkpoint) -> Proposal[TokenHeadRecipe]:
         name = "pure"
     else:
         name = "h4" if named_like(checkpoint, "huggingfaceh4", "prm-0.2") else "trl"
+    name = checkpoint.asked.get("name", name)
     bias = has_tensor(checkpoint, "score.bias")
     recipe = TokenHeadRecipe.model_validate({"name": name, "bias": bias})
     check_head(checkpoint, recipe.head)

@@ -176,3 +176,9 @@ def test_the_recipe_is_told_from_the_checkpoint(
     stage_qwen(HEAD, qwen_layout("[PRM]"), architecture=ARCHITECTURE)(tmp_path)
     with pytest.raises(RecipeMismatch, match="PQM"):
         propose(Checkpoint.open(tmp_path))
+
+
+def test_another_class_with_such_a_head_is_named(tmp_path: Path) -> None:
+    stage_qwen(HEAD, qwen_layout(), architecture="Qwen2Model")(tmp_path)
+    with pytest.raises(RecipeMismatch, match="architecture Qwen2Model is not …ForPrmModel or …"):
+        propose(Checkpoint.open(tmp_path))
