@@ -1,7 +1,7 @@
 """A model folder before it is a version: what can be told from it without loading any weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ from prm.files import read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Configuration, tokenizer, and the shape of every tensor by its name."""
+    """Configuration, tokenizer, and the shape of every tensor by its name.
+
+    `asked` are recipe settings that its importer names: where the files could be read in several
+    ways, `asked["name"]` decides, and what stands in no file stands there.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     tokenizer: ChatTokenizer
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> "Checkpoint":

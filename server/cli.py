@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from server.eval_cli import eval_app
+from server.import_cli import import_model
 from server.options import (
     Json,
     Key,
@@ -35,7 +36,8 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-models_app = typer.Typer(help="Look at the model folder.", no_args_is_help=True)
+models_app = typer.Typer(help="Look at the model folder, add to it.", no_args_is_help=True)
+models_app.command("import")(import_model)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
 

@@ -1,7 +1,8 @@
 """Options that several commands take, and how a command ends. Imported by every `rung`."""
 
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -75,10 +76,17 @@ def run_command(work: Coroutine[Any, Any, None]) -> None:
     """Run a command's coroutine; our own errors become one line on stderr."""
     import asyncio
 
+    with told_errors():
+        asyncio.run(work)
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """Our own errors become a line on stderr and an exit code."""
     from prm.errors import CallerError, ModelFolderError, RungError
 
     try:
-        asyncio.run(work)
+        yield
     except (CallerError, ModelFolderError) as error:
         fail(str(error), code=2)
     except RungError as error:

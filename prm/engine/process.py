@@ -34,6 +34,11 @@ class EngineOptions:
     token_budget: int = 8192
     cache_mb: int = 1024
 
+    @property
+    def num_threads(self) -> int:
+        """CPU threads that the engine takes."""
+        return self.threads or max(1, (os.cpu_count() or 2) - 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProcess:
@@ -71,7 +76,7 @@ async def start_engine(
     server = await asyncio.start_unix_server(accept, path=socket_path)
     process = await asyncio.create_subprocess_exec(
         *_command(folders, options, socket_path),
-        env=_environment(),
+        env=engine_environment(),
         start_new_session=True,
     )
     ended = asyncio.ensure_future(process.wait())
@@ -93,7 +98,6 @@ async def start_engine(
 
 
 def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path) -> list[str]:
-    threads = options.threads or max(1, (os.cpu_count() or 2) - 1)
     return [
         sys.executable,
         # Not from the current directory: a torch.py lying there is not torch.
@@ -103,7 +107,7 @@ def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path)
         f"--socket={socket_path}",
         f"--device={options.device}",
         f"--dtype={options.dtype}",
-        f"--threads={threads}",
+        f"--threads={options.num_threads}",
         f"--max-batch={options.max_batch}",
         f"--token-budget={options.token_budget}",
         f"--cache-mb={options.cache_mb}",
@@ -111,6 +115,7 @@ def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path)
     ]
 
 
-def _environment() -> dict[str, str]:
+def engine_environment() -> dict[str, str]:
+    """What a process that runs models is started with."""
     kept = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     return ENGINE_ENVIRONMENT | kept

@@ -169,12 +169,6 @@ def load_models(
     samplers = {}
     for version in versions:
         tokenizer = ChatTokenizer(version.folder)
-        rows = models[version.key].num_ids
-        if tokenizer.largest_id >= rows:
-            raise ModelFolderError(
-                version.folder / "tokenizer.json",
-                f"has ids up to {tokenizer.largest_id}, and the model only {rows} rows for them",
-            )
         check_golden(version, tokenizer, models)
         if _writes(version):
             policy = models[version.key]
@@ -195,11 +189,11 @@ def _writes(version: ModelVersion) -> bool:
 
 
 def load_all(
-    versions: Sequence[ModelVersion], device: str, dtype: torch.dtype | None
+    versions: Sequence[ModelVersion], device: str = "cpu", dtype: torch.dtype | None = None
 ) -> dict[str, EngineModel]:
     """The models of these versions by key; adapters share the weights of their bases.
 
-    Raises ModelFolderError whatever keeps one from being loaded.
+    Raises ModelFolderError whatever keeps one from being loaded and fed.
     """
     bases = {version.key: adapter_base(version) for version in versions}
     shared = {base.key for base in bases.values() if base is not None}
@@ -214,13 +208,15 @@ def load_all(
             load = partial(BaseLM.load, version.folder, device=device, dtype=dtype)
         else:
             load = partial(load_model, version, device=device, dtype=dtype)
-        models[version.key] = _load(version, load, device)
+        models[version.key] = _load_or_refuse(version, load, device)
     return models
 
 
-def _load(version: ModelVersion, load: Callable[[], EngineModel], device: str) -> EngineModel:
+def _load_or_refuse(
+    version: ModelVersion, load: Callable[[], EngineModel], device: str
+) -> EngineModel:
     try:
-        return load()
+        model = load()
     except ModelFolderError:
         raise
     # No such device, no memory for the weights, weights of another shape, an architecture that
@@ -230,6 +226,12 @@ def _load(version: ModelVersion, load: Callable[[], EngineModel], device: str) -
         raise ModelFolderError(
             version.folder, f"cannot be loaded on {device}: {type(error).__name__}: {first_line}"
         ) from error
+    if (largest := ChatTokenizer(version.folder).largest_id) >= model.num_ids:
+        raise ModelFolderError(
+            version.folder / "tokenizer.json",
+            f"has ids up to {largest}, and the model only {model.num_ids} rows for them",
+        )
+    return model
 
 
 def main() -> None:

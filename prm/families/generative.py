@@ -21,11 +21,16 @@ from prm.manifest import ModelVersion
 
 def propose(checkpoint: Checkpoint) -> Proposal[GenerativeRecipe]:
     """By name alone: nothing in a checkpoint tells it from any other causal LM."""
+    if not checkpoint.architecture.endswith(SPEC.architectures):
+        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    asked = checkpoint.asked.get("name")
     for name in ("genprm", "thinkprm"):
-        if named_like(checkpoint, name):
+        if name == asked or (asked is None and named_like(checkpoint, name)):
             recipe = GenerativeRecipe.model_validate({"name": name})
             return Proposal(recipe=recipe, is_certain=False)
-    raise RecipeMismatch("a generative PRM is named genprm or thinkprm, and this one is neither")
+    raise RecipeMismatch(
+        "nothing in a checkpoint tells a generative PRM; name --recipe genprm or --recipe thinkprm"
+    )
 
 
 def load_verifier(version: ModelVersion, tokenizer: ChatTokenizer) -> GenPrm | ThinkPrm:

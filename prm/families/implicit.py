@@ -223,7 +223,15 @@ def _end_of_turn(version: ModelVersion, tokenizer: ChatTokenizer) -> int:
 
 def propose(checkpoint: Checkpoint) -> Proposal[ImplicitRecipe]:
     """Nothing in a checkpoint tells β or the reference: they must be named."""
-    raise RecipeMismatch("an implicit PRM looks like any causal LM; name --family and --reference")
+    if not checkpoint.architecture.endswith(SPEC.architectures):
+        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    if not {"beta", "reference"} <= checkpoint.asked.keys():
+        raise RecipeMismatch(
+            "nothing in a checkpoint tells an implicit PRM, its β or its reference; name --beta, "
+            "and --reference NAME@VERSION or --reference none"
+        )
+    recipe = ImplicitRecipe.model_validate(dict(checkpoint.asked))
+    return Proposal(recipe=recipe, is_certain=False)
 
 
 SPEC = FamilySpec(

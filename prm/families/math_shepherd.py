@@ -181,6 +181,8 @@ def propose(checkpoint: Checkpoint) -> Proposal[MathShepherdRecipe]:
     tokenizer = checkpoint.tokenizer
     found = []
     for recipe in (MathShepherdRecipe(), ER_PRM):
+        if recipe.name != checkpoint.asked.get("name", recipe.name):
+            continue
         tag = tokenizer.encode_markup("1" + recipe.tag)[-1:]
         labels = [tokenizer.encode_markup(text) for text in (recipe.good, recipe.bad)]
         ids = [*tag, *(i for label in labels for i in label)]

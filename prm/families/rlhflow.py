@@ -44,6 +44,7 @@ from prm.types import Message, Trajectory
 
 # One character for an answer while its place is sought; no text may hold it.
 PLACEHOLDER = "\ue000"
+_MISTRAL = "prm-mistral-data"
 
 
 class RlhflowRecipe(Recipe):
@@ -163,12 +164,13 @@ def propose(checkpoint: Checkpoint) -> Proposal[RlhflowRecipe]:
         )
     except (InvalidInput, ModelFolderError) as error:
         raise RecipeMismatch(f"the recipe is a chat, and this folder has none: {error}") from error
-    is_mistral = named_like(checkpoint, "prm-mistral-data")
+    asked = checkpoint.asked.get("name")
+    is_mistral = asked == "rlhflow-mistral" if asked else named_like(checkpoint, _MISTRAL)
     return Proposal(
         recipe=RlhflowRecipe(name="rlhflow-mistral" if is_mistral else "rlhflow-deepseek"),
         step_separator="\n" if is_mistral else "\n\n",
         aggregation="mean",
-        is_certain=is_mistral or named_like(checkpoint, "prm-deepseek-data"),
+        is_certain=named_like(checkpoint, _MISTRAL, "prm-deepseek-data"),
     )
 
 
