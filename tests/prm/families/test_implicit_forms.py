@@ -188,7 +188,7 @@ async def test_without_a_reference_one_model_is_read(tmp_path: Path) -> None:
     ):
         expected = exact_values(prm, None, problem, "\n\n".join(steps), steps)
         assert [step.raw for step in scored.step_scores] == pytest.approx(expected, abs=1e-4)
-        assert scored.scored_tokens == scored.prompt_tokens
+        assert scored.scored_tokens + scored.cached_tokens == scored.prompt_tokens
         assert all(step.score < 0.5 for step in scored.step_scores)
 
 
