@@ -219,7 +219,11 @@ class Verification:
         return written
 
     def _fitting(self, piece: Written, room: int) -> Written:
-        """The same, or cut to the tokens that there is room for when it is read again."""
+        """The same, or cut to the tokens that there is room for when it is read again.
+
+        Bytes at its end that make no character are left out: vLLM never hands them over.
+        """
+        piece = replace(piece, text=piece.text.rstrip("\ufffd"))
         text = self._verifier.shortened(piece.text, room)
         return piece if text == piece.text else replace(piece, text=text, ended_by="length")
 

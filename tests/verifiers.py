@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import (
     AddedToken,
     Regex,
@@ -17,6 +18,7 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from prm.backends.writing import _ENDED_BY
 from prm.chat import ChatTokenizer
@@ -32,7 +34,7 @@ from prm.steps import join_steps
 from prm.types import Message, Trajectory
 from prm.verification import Ask, Style, Written
 from tests.layouts import QWEN_CONTROL, QWEN_TEMPLATE, save_layout
-from tests.published import LocalReply, random_lm
+from tests.published import LocalReply
 
 PROBLEM = "Evaluate (3+4)*2-5"
 STEPS = ("3+4=7", "7*2=14", "14-5=9")
@@ -72,13 +74,24 @@ def verdict_tokenizer() -> Tokenizer:
 def stage(folder: Path, *, seed: int = 0, context: int = 2048) -> None:
     """A random model with that tokenizer, as a checkpoint's folder."""
     tokenizer = verdict_tokenizer()
-    model = random_lm(
-        "qwen2",
-        vocab=tokenizer.get_vocab_size(),
-        seed=seed,
-        max_position_embeddings=context,
-        eos_token_id=tokenizer.token_to_id("<|im_end|>"),
-    )
+    settings: dict[str, Any] = {
+        # Heads of 32: vLLM's attention on a CPU has no smaller ones.
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": context,
+        "tie_word_embeddings": False,
+        "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
+    }
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(Qwen2Config(**settings))  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     save_layout(tokenizer, folder, template=QWEN_TEMPLATE, eos="<|im_end|>")
