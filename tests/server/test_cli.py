@@ -34,7 +34,7 @@ def items(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["score"], ["search"], ["keys", "create"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["score"], ["search"], ["eval", "calibrate"]])
 def test_help_comes_within_half_a_second(command: list[str]) -> None:
     took = []
     for _ in range(3):
