@@ -7,7 +7,7 @@ RungError
 ├── Overloaded                429  every permit is taken; says when to come back
 ├── Unavailable               503  no engine, or no policy server, can answer at this moment
 │   └── EngineDied            503  the engine process died under this request
-├── ModelFault                500  a model computed something that is no score; names it and the item
+├── ModelFault                500  a model computed what is no score; names it and the item
 └── ModelFolderError               a model folder is refused; names the file and the reason
 
 A broken invariant is an `assert`. Everything else is a bug and goes up.

@@ -1,15 +1,18 @@
 """Log-probability of given next tokens, in float32, without a [tokens, vocab] tensor.
 
-Only the target's logit and the log-sum-exp of its row are wanted, so the rows are made a chunk at
-a time and dropped: memory is `CHUNK_FLOATS` numbers whatever the batch and the vocabulary.
+Only the target's logit and the log-sum-exp of its row are wanted, so logits are made a tile of
+tokens times vocabulary at a time and dropped: memory is one tile, whatever the batch and the
+vocabulary.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# 2^23 floats are 32 MB: 8,192 rows for a byte vocabulary, 55 rows for Qwen's 152,000 tokens.
-CHUNK_FLOATS = 1 << 23
+# Tokens and vocabulary entries of a tile. On a CPU a tile of 8 MB stays in the cache between the
+# product and the sums over it: a third faster than whole rows of Qwen's 151,936 entries. A GPU
+# wants larger ones to be busy.
+TILES = {"cpu": (512, 4096), "cuda": (4096, 16384)}
 
 
 def target_logprobs(
@@ -17,13 +20,42 @@ def target_logprobs(
     head: Float[Tensor, "vocab size"],
     targets: Int[Tensor, "tokens"],
     *,
-    chunk_floats: int = CHUNK_FLOATS,
+    tile: tuple[int, int] | None = None,
 ) -> Float[Tensor, "tokens"]:
     """log softmax(head · hidden)[target] for every token, float32."""
-    rows = max(1, chunk_floats // head.shape[0])
+    most_rows, most_columns = tile or TILES.get(hidden.device.type, TILES["cpu"])
+    columns = min(most_columns, head.shape[0])
+    # A small vocabulary leaves room for more tokens.
+    rows = max(most_rows, most_rows * most_columns // columns)
     result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), rows):
-        logits = (hidden[start : start + rows] @ head.T).float()
-        chosen = logits.gather(1, targets[start : start + rows, None]).squeeze(1)
-        result[start : start + rows] = chosen - logits.logsumexp(-1)
+        place = slice(start, start + rows)
+        result[place] = _of_rows(hidden[place], head, targets[place], columns)
     return result
+
+
+def float_logits(
+    hidden: Float[Tensor, "n size"], head: Float[Tensor, "vocab size"]
+) -> Float[Tensor, "n vocab"]:
+    """Logits in float32. On CUDA they are never rounded to the weights' lower precision."""
+    if hidden.device.type == "cuda" and hidden.dtype != torch.float32:
+        return torch.mm(hidden, head.T, out_dtype=torch.float32)
+    return (hidden @ head.T).float()
+
+
+def _of_rows(
+    hidden: Float[Tensor, "n size"],
+    head: Float[Tensor, "vocab size"],
+    targets: Int[Tensor, "n"],
+    columns: int,
+) -> Float[Tensor, "n"]:
+    chosen = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
+    parts = []
+    for first in range(0, head.shape[0], columns):
+        logits = float_logits(hidden, head[first : first + columns])
+        parts.append(logits.logsumexp(-1))
+        place = targets - first
+        is_here = (place >= 0) & (place < logits.shape[1])
+        found = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
+        chosen = torch.where(is_here, found, chosen)
+    return chosen - torch.stack(parts).logsumexp(0)

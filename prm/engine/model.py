@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from prm.engine.attention import AttentionPlan, WholeSequences
 from prm.engine.kv import KeyValuePool, SlotCache
 from prm.engine.loading import load_weights, read_config
-from prm.engine.logprobs import target_logprobs
+from prm.engine.logprobs import float_logits, target_logprobs
 from prm.errors import ModelFolderError
 from prm.manifest import longest_read
 
@@ -119,7 +119,7 @@ class CausalLM(EngineModel):
     @torch.inference_mode()
     def next_logits(self, hidden: Float[Tensor, "n size"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of the token after each of these hidden states."""
-        return (hidden @ self.head.T).float()
+        return float_logits(hidden, self.head)
 
     @torch.inference_mode()
     def target_logprobs(
@@ -160,7 +160,8 @@ class CausalLM(EngineModel):
         self, hidden: Float[Tensor, "n size"], labels: Sequence[int] = ()
     ) -> Float[Tensor, "n outputs"]:
         """See `EngineModel.head_values`: the logits of the vocabulary ids `labels`."""
-        return (hidden @ self.head[list(labels)].T).float()
+        # A few rows: in float32 throughout, whatever the weights' precision.
+        return hidden.float() @ self.head[list(labels)].float().T
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

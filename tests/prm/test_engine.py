@@ -180,7 +180,7 @@ async def test_weights_that_give_no_numbers_are_refused(tiny_models: Path, tmp_p
     client = EngineClient([root / POLICY / "1", folder], EngineOptions(threads=1))
     client.start()
     try:
-        with pytest.raises(ModelFolderError, match=r"golden score 0: the model computed .* no finite number"):
+        with pytest.raises(ModelFolderError, match=r"golden score 0: .* is no finite number"):
             await client.wait_settled()
     finally:
         await client.close()

@@ -56,8 +56,8 @@ def test_chunks_do_not_change_logprobs() -> None:
     targets = torch.randint(30, (50,), generator=generator)
     whole = torch.log_softmax(hidden.double() @ head.double().T, -1)
     expected = whole.gather(1, targets[:, None]).squeeze(1)
-    for chunk_floats in (1, 70, 1 << 20):
-        found = target_logprobs(hidden, head, targets, chunk_floats=chunk_floats)
+    for tile in ((1, 1), (3, 7), (5, 100), None):
+        found = target_logprobs(hidden, head, targets, tile=tile)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
 
