@@ -1,6 +1,9 @@
 """Incremental reading against plain forwards of whole sequences, and what it saves."""
 
+import gc
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,3 +242,23 @@ def test_values_that_are_no_numbers_fail_their_read_alone(model: CountingLM) -> 
 def test_ids_without_a_row_are_refused(model: CountingLM) -> None:
     with pytest.raises(IndexError, match="between 0 and"):
         Reader(model).open(logprob_read([1, 2, 100_000]))
+
+
+def test_what_one_version_read_is_nothing_to_another(model: CountingLM, tmp_path: Path) -> None:
+    save_model(new_model(TINY, seed=8), tmp_path)
+    other = CausalLM.load(tmp_path, device="cpu", dtype=torch.float32)
+    read = logprob_read(range(3, 33))
+    old, new = Reader(model), Reader(other)
+    first, second = old.read([read])[0], new.read([read])[0]
+    assert (first.cached_tokens, second.cached_tokens) == (0, 0)
+    assert second.values != pytest.approx(first.values, abs=1e-3)
+    assert new.tree.num_slots_used == old.tree.num_slots_used == 29
+
+
+def test_a_swapped_version_takes_its_cache_with_it(model: CountingLM) -> None:
+    reader = Reader(model)
+    reader.read([logprob_read(range(3, 33))])
+    tree = weakref.ref(reader.tree)
+    del reader
+    gc.collect()
+    assert tree() is None
