@@ -9,7 +9,7 @@ PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint 
 # Threads that spin while they wait make torch forty times slower beside other work.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup serve test lint format test-vllm bench demo clean
+.PHONY: setup serve test lint format test-vllm bench bench-score demo clean
 
 setup: $(VENV)/.done
 
@@ -50,7 +50,11 @@ test-vllm: setup $(VLLM_VENV)/.done
 	RUNG_VLLM=$(CURDIR)/$(VLLM_VENV)/bin/python $(VENV)/bin/pytest -m vllm $(ARGS)
 
 bench: setup $(VLLM_VENV)/.done
-	$(VENV)/bin/python benchmarks/sampling.py $(ARGS)
+	$(VENV)/bin/python -m benchmarks.sampling $(ARGS)
+
+# One to two hours on two cores; ARGS="--quick" only shows that it works.
+bench-score: setup $(VLLM_VENV)/.done
+	$(VENV)/bin/python -m benchmarks.scoring $(ARGS)
 
 # Trains the two bundled models anew, into build/models, and measures them.
 demo: setup

@@ -1,6 +1,6 @@
 """Tokens per second of batch sampling: our engine, `transformers.generate` and vLLM, side by side.
 
-    python benchmarks/sampling.py --policy models/rung-arith-policy/1 --json out.json
+    python -m benchmarks.sampling --policy models/rung-arith-policy/1 --json out.json
 
 Each contestant is a process group of its own that loads the policy, warms up and waits. A round
 runs them one after the other, and those whose turn it is not are stopped (SIGSTOP), so that nobody
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import socket
 import statistics
 import subprocess
@@ -29,10 +28,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.contestant import ROOT, Contestant, ratios, serve_turns
+
 PROBLEM = "Evaluate (17+5)*3-(40-26)"
 CONTESTANTS = ("rung", "transformers", "vllm-offline", "vllm-serve")
-START_TIMEOUT_S = 300.0
+# vLLM chooses its own cores here, as a server of it would: see docs/performance.md.
+VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 # Targets of the project, on two cores.
 LEAST_TOKENS_PER_S = 5000.0
 LEAST_SHARE_OF_VLLM = 0.8
@@ -182,58 +183,27 @@ def _is_healthy(url: str) -> bool:
 # --- the parent: starts them, takes turns, tells the result --------------------------------------
 
 
-class Contestant:
-    """A child process that does a round when told so. Stopped while it is not its turn."""
-
-    def __init__(self, name: str, arguments: argparse.Namespace, log: IO[bytes]) -> None:
-        from prm.engine.process import ENGINE_ENVIRONMENT
-
-        self.name = name
-        self._log = log
-        python = str(arguments.vllm) if name == "vllm-offline" else sys.executable
-        self._process = subprocess.Popen(
-            [python, __file__, *sys.argv[1:], f"--contestant={name}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=os.environ
-            | ENGINE_ENVIRONMENT
-            | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
-            start_new_session=True,
-        )
-
-    def tokens_per_s(self) -> float:
-        """Let it run for a round. The first call also waits until it is ready."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("RATE "):
-                os.killpg(self._process.pid, signal.SIGSTOP)
-                return float(line.split()[1])
-            self._log.write(line.encode())
-        raise RuntimeError(f"{self.name} ended ({self._process.wait()}); see the log")
-
-    def close(self) -> None:
-        """End it and all that it started."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def serve_rounds(name: str, work: Work) -> None:
+def take_turns(name: str, work: Work) -> None:
     """The child's side: warm up, then a round for each line on stdin."""
     makers = dict(zip(CONTESTANTS, (rung, transformers, vllm_offline, vllm_serve), strict=True))
     sample = makers[name](work)
     sample()
-    for _ in sys.stdin:
+
+    def round_of_batches(_: object) -> dict[str, float]:
         started = time.perf_counter()
         tokens = sum(sample() for _ in range(work.batches))
         seconds = time.perf_counter() - started
         assert tokens == work.batches * work.sequences * work.tokens, tokens
-        print(f"RATE {tokens / seconds:.1f}", flush=True)
+        return {"tokens_per_s": tokens / seconds}
+
+    serve_turns(round_of_batches)
+
+
+def start(name: str, arguments: argparse.Namespace, log: IO[bytes]) -> Contestant:
+    """A contestant by name; it parses the same command line as we did."""
+    python = str(arguments.vllm) if name == "vllm-offline" else sys.executable
+    command = [python, "-m", "benchmarks.sampling", *sys.argv[1:], f"--contestant={name}"]
+    return Contestant(name, command, log, environment=VLLM_ENVIRONMENT)
 
 
 def compete(arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -243,11 +213,12 @@ def compete(arguments: argparse.Namespace) -> dict[str, list[float]]:
     try:
         with open(arguments.log, "wb") as log:
             for name in arguments.contestants:
-                contestants.append(Contestant(name, arguments, log))
-                print(f"{name}: ready, {contestants[-1].tokens_per_s():,.0f} tokens/s", flush=True)
+                contestants.append(start(name, arguments, log))
+                rate = contestants[-1].take_turn()["tokens_per_s"]
+                print(f"{name}: ready, {rate:,.0f} tokens/s", flush=True)
             for round_ in range(arguments.rounds):
                 for contestant in contestants:
-                    rate = contestant.tokens_per_s()
+                    rate = contestant.take_turn()["tokens_per_s"]
                     rates.setdefault(contestant.name, []).append(rate)
                     print(f"round {round_ + 1} {contestant.name}: {rate:,.0f} tokens/s", flush=True)
     finally:
@@ -265,16 +236,14 @@ def report(rates: dict[str, list[float]], arguments: argparse.Namespace) -> dict
     checks = {f"at least {LEAST_TOKENS_PER_S:,.0f} tokens/s": ours >= LEAST_TOKENS_PER_S}
     for name in rates:
         if name.startswith("vllm"):
-            share = statistics.median(
-                mine / its for mine, its in zip(rates["rung"], rates[name], strict=True)
-            )
+            share = statistics.median(ratios(rates["rung"], rates[name]))
             checks[f"{share:.2f} of {name}, at least {LEAST_SHARE_OF_VLLM}"] = (
                 share >= LEAST_SHARE_OF_VLLM
             )
     for what, is_met in checks.items():
         print(f"rung: {what}: {'met' if is_met else 'NOT MET'}")
     return {
-        "command": " ".join(["python", "benchmarks/sampling.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.sampling", *sys.argv[1:]]),
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
         "threads_of_rung": arguments.threads,
@@ -317,7 +286,7 @@ def main() -> None:
             vllm=arguments.vllm,
             is_eager=arguments.vllm_eager,
         )
-        serve_rounds(arguments.contestant, work)
+        take_turns(arguments.contestant, work)
         return
     arguments.load = os.getloadavg()[0]
     result = report(compete(arguments), arguments)

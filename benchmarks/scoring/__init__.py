@@ -1,0 +1,1 @@
+"""Scoring speed beside its peers: `python -m benchmarks.scoring`, or `make bench-score`."""
