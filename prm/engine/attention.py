@@ -68,10 +68,12 @@ class WholeSequences:
         longest = max(lengths)
         start = torch.cumsum(length, 0) - length
         within = torch.arange(longest, device=device)
-        is_token: Bool[Tensor, "B L"] = within < length[:, None]
         # Past a sequence's end the row repeats its last token: causal, so nothing ever looks there.
         self._rows: Int[Tensor, "B L"] = start[:, None] + torch.minimum(within, length[:, None] - 1)
-        self._tokens: Int[Tensor, "T"] = is_token.flatten().nonzero().squeeze(-1)
+        self._tokens: Int[Tensor, "T"] = torch.tensor(
+            [row * longest + at for row, size in enumerate(lengths) for at in range(size)],
+            device=device,
+        )
         self.position_ids = within.expand_as(self._rows).flatten()[self._tokens][None]
         self._cache = cache
         self._slot_range = (first_slot, first_slot + len(slots))
@@ -104,13 +106,14 @@ class WholeSequences:
 class NextTokens:
     """One new token per slot: it is appended to its slot and sees all that is there."""
 
-    def __init__(self, cache: SlotCache, lengths: Int[Tensor, "T"]) -> None:
+    def __init__(self, cache: SlotCache, lengths: Sequence[int], device: torch.device) -> None:
         self._cache = cache
-        self._lengths = lengths
-        self._slots = torch.arange(len(lengths), device=lengths.device)
-        self._span = int(lengths.max()) + 1
-        self.position_ids = lengths[None]
-        seen = torch.arange(self._span, device=lengths.device) <= lengths[:, None]
+        self._lengths: Int[Tensor, "T"] = torch.tensor(lengths, device=device)
+        self._slots = torch.arange(len(lengths), device=device)
+        # Known here: asking the device for it would wait for all that is queued there.
+        self._span = max(lengths) + 1
+        self.position_ids = self._lengths[None]
+        seen = torch.arange(self._span, device=device) <= self._lengths[:, None]
         self._seen: Bool[Tensor, "T 1 1 L"] = seen[:, None, None]
 
     def attend(

@@ -171,7 +171,7 @@ class Sampler:
         if self._running:
             lengths = [len(d.prompt) + len(d.ids) - 1 for d in self._running]
             self._cache.reserve(max(lengths) + 1)
-            plan = NextTokens(self._cache, torch.tensor(lengths, device=self._model.device))
+            plan = NextTokens(self._cache, lengths, self._model.device)
             ids = torch.tensor(self._last_ids, device=self._model.device)
             logits = self._model.next_logits(self._model.hidden(ids, plan))
             done += self._take(self._running, logits)
