@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from prm.aggregation import PlainAggregation
 from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
-from prm.families import SPECS
-from prm.families.base import HeadLayout, Proposal, Recipe, RecipeMismatch, RecipeSpec
+from prm.families import FAMILIES
+from prm.families.base import FamilySpec, HeadLayout, Proposal, Recipe, RecipeMismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +41,21 @@ class Asked:
     @property
     def named(self) -> str | None:
         """The family that is asked for, by its name or by its recipe's. Raises InvalidInput."""
-        if self.family is not None and self.family not in SPECS:
-            raise InvalidInput(f"family {self.family!r} is not one of {', '.join(SPECS)}")
+        if self.family is not None and self.family not in FAMILIES:
+            raise InvalidInput(f"family {self.family!r} is not one of {', '.join(FAMILIES)}")
         if self.recipe is None:
             return self.family
-        for name in [self.family] if self.family else SPECS:
-            if self.recipe in recipe_names(SPECS[name]):
+        for name in [self.family] if self.family else FAMILIES:
+            if self.recipe in recipe_names(FAMILIES[name]):
                 return name
-        known = [n for spec in SPECS.values() for n in recipe_names(spec)]
+        known = [n for spec in FAMILIES.values() for n in recipe_names(spec)]
         if self.family is not None:
-            known = list(recipe_names(SPECS[self.family]))
+            known = list(recipe_names(FAMILIES[self.family]))
         of = f" of family {self.family}" if self.family else ""
         raise InvalidInput(f"recipe {self.recipe!r}{of} is not one of {', '.join(known)}")
 
 
-def recipe_names(spec: RecipeSpec[Any]) -> tuple[str, ...]:
+def recipe_names(spec: FamilySpec[Any]) -> tuple[str, ...]:
     """The recipes that a family has."""
     names: tuple[str, ...] = get_args(spec.recipe.model_fields["name"].annotation)
     return names
@@ -68,7 +68,7 @@ def detect(checkpoint: Checkpoint, asked: Asked) -> Detected:
     for settings that the recipe has not.
     """
     named = asked.named
-    found = {name: _ask(spec, checkpoint, asked, named) for name, spec in SPECS.items()}
+    found = {name: _ask(spec, checkpoint, asked, named) for name, spec in FAMILIES.items()}
     fits = {name: answer for name, answer in found.items() if isinstance(answer, Proposal)}
     reasons = {name: answer for name, answer in found.items() if isinstance(answer, str)}
     if named is None:
@@ -77,6 +77,8 @@ def detect(checkpoint: Checkpoint, asked: Asked) -> Detected:
             raise _undecided(checkpoint, fits, reasons, certain)
         named = certain[0]
     elif named not in fits:
+        if isinstance(free := _ask(FAMILIES[named], checkpoint, Asked(), None), Proposal):
+            fits = {named: free, **fits}  # another recipe of the same family
         raise _another(checkpoint, f"is not of family {named}: {reasons[named]}", fits)
     elif _layout(named, fits[named]) is None:
         refuse_own_head(checkpoint, fits, f"is not of family {named}, which reads the vocabulary")
@@ -92,7 +94,7 @@ def refuse_own_head(
     Its language head, where it has one, is what training left behind: nothing is read off it.
     """
     if fits is None:
-        answers = {name: _ask(spec, checkpoint, Asked(), None) for name, spec in SPECS.items()}
+        answers = {name: _ask(spec, checkpoint, Asked(), None) for name, spec in FAMILIES.items()}
         fits = {name: answer for name, answer in answers.items() if isinstance(answer, Proposal)}
     owners = {n: p for n, p in fits.items() if p.is_certain and _layout(n, p) is not None}
     if owners:
@@ -100,7 +102,7 @@ def refuse_own_head(
 
 
 def _ask(
-    spec: RecipeSpec[Any], checkpoint: Checkpoint, asked: Asked, named: str | None
+    spec: FamilySpec[Any], checkpoint: Checkpoint, asked: Asked, named: str | None
 ) -> Proposal[Any] | str:
     """What a family makes of a checkpoint: a proposal, or what differs."""
     if named == spec.name:
@@ -144,7 +146,7 @@ def _detected(
 
 
 def _layout(family: str, proposal: Proposal[Any]) -> HeadLayout | None:
-    return SPECS[family].head(proposal.recipe)
+    return FAMILIES[family].head(proposal.recipe)
 
 
 def _evidence(family: str, proposal: Proposal[Any], checkpoint: Checkpoint) -> str:

@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from prm.errors import InvalidInput, ModelFolderError
+from prm.families import SPECS
+from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
+from server.batches import score_in_batches
 from server.connection import Answers, Connection
 from server.schemas.score import ItemOut
 from server.schemas.search import SearchResponse
-
-ITEMS_PER_REQUEST = 64
 
 
 async def score_file(
@@ -26,25 +27,26 @@ async def score_file(
 ) -> None:
     """Score a JSONL file: a line of JSON per item, or the steps with their scores beside them.
 
-    Raises InvalidInput naming the line that is no item.
+    Raises InvalidInput naming the line that is no item, or that cannot be scored.
     """
-    items = _read_items(path)
+    items, places = _read_items(path)
     console = Console()
     with progress_bar(console, as_json) as progress:
         task = progress.add_task("starting the engine" if not connection.url else "scoring")
         async with connection.open() as answers:
             model = model or await only_model(answers, "prm")
             progress.update(task, description="scoring", total=len(items))
-            for start in range(0, len(items), ITEMS_PER_REQUEST):
-                batch = items[start : start + ITEMS_PER_REQUEST]
-                request = {"model": model, "items": batch, "include": ["raw"]}
-                for item in (await answers.score(request)).data:
-                    item.index += start
+            request = {"model": model, "include": ["raw"]}
+            done = 0
+            async for response in score_in_batches(answers, request, items, places):
+                for item in response.data:
+                    item.index += done
                     if as_json:
                         print(item.model_dump_json(exclude_none=True))
                     else:
                         console.print(_item_table(item))
-                progress.update(task, completed=start + len(batch))
+                done += len(response.data)
+                progress.update(task, completed=done)
     if not as_json:
         console.print(f"items scored by {model}: {len(items)}")
 
@@ -84,25 +86,35 @@ def print_versions(root: Path, *, as_json: bool) -> None:
         for version in versions:
             print(version.manifest.model_dump_json(exclude={"files", "golden"}))
         return
-    table = Table("model", "version", "kind", "context", "MB")
+    table = Table("model", "version", "kind", "family", "recipe", "context", "MB")
     for version in versions:
         size = sum(record.bytes for record in version.manifest.files.values())
         table.add_row(
             version.manifest.name,
             version.manifest.version,
             version.manifest.kind,
+            *_how_read(version),
             str(version.context_limit),
             f"{size / 1e6:.1f}",
         )
     Console().print(table)
 
 
-def _read_items(path: Path) -> list[dict[str, Any]]:
+def _how_read(version: ModelVersion) -> tuple[str, str]:
+    """Family and recipe of a PRM; dashes of a policy."""
+    if isinstance(version.manifest, PolicyManifest):
+        return "-", "-"
+    family = SPECS[version.manifest.family]
+    return family.name, family.recipe_of(version).label
+
+
+def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The items, and of each the file and line that it stands on."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    items = []
+    items, places = [], []
     # Not `splitlines`: it also cuts at U+2028, which JSON leaves as it is.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -114,9 +126,10 @@ def _read_items(path: Path) -> list[dict[str, Any]]:
         if not isinstance(item, dict):
             raise InvalidInput(f"{path}, line {number}: not a JSON object")
         items.append(item)
+        places.append(f"{path}, line {number}")
     if not items:
         raise InvalidInput(f"{path}: holds no item")
-    return items
+    return items, places
 
 
 async def only_model(answers: Answers, kind: str) -> str:

@@ -12,13 +12,14 @@ from pydantic import BaseModel, ValidationError
 from prm.errors import InvalidInput, Unavailable, UnknownModel
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.registry import Registry
-from server.schemas.models import PrmOut
+from server.schemas.models import ModelList, PrmOut
 from server.schemas.score import ScoreRequest, ScoreResponse
 from server.schemas.search import SearchRequest, SearchResponse
 from server.services import Services, running_services
 from server.settings import Settings
 
 Request = TypeVar("Request", bound=BaseModel)
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class Answers(Protocol):
@@ -53,6 +54,9 @@ class Connection:
     async def open(self) -> AsyncIterator[Answers]:
         """The server at `url`, or an engine of our own for as long as this is open."""
         if self.url is not None:
+            _check_url(self.url)
+            if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
+                raise InvalidInput("--api-key is empty or holds characters beyond ASCII")
             headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
             async with httpx2.AsyncClient(
                 base_url=self.url, headers=headers, timeout=self.settings.request_timeout_s
@@ -103,14 +107,15 @@ class _Remote:
 
     async def names(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
-        for model in (await self._call("GET", "/v1/models", None))["data"]:
-            names.setdefault(model["kind"], []).append(model["id"])
+        answer = await self._call("GET", "/v1/models", None)
+        for model in self._parsed(ModelList, answer).data:
+            names.setdefault(model.kind, []).append(model.id)
         return names
 
     async def prm(self, model: str) -> ModelRef:
         name, _, version = model.partition("@")
-        answer = PrmOut.model_validate(
-            await self._call("GET", f"/v1/prm/models/{quote(name, safe='')}", None)
+        answer = self._parsed(
+            PrmOut, await self._call("GET", f"/v1/prm/models/{quote(name, safe='')}", None)
         )
         wanted = version or answer.live
         for known in answer.versions:
@@ -121,10 +126,10 @@ class _Remote:
         raise UnknownModel(f"{name} has no version {wanted!r} there", param="model")
 
     async def score(self, request: dict[str, Any]) -> ScoreResponse:
-        return ScoreResponse.model_validate(await self._call("POST", "/v1/prm/score", request))
+        return self._parsed(ScoreResponse, await self._call("POST", "/v1/prm/score", request))
 
     async def search(self, request: dict[str, Any]) -> SearchResponse:
-        return SearchResponse.model_validate(await self._call("POST", "/v1/search", request))
+        return self._parsed(SearchResponse, await self._call("POST", "/v1/search", request))
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
@@ -134,15 +139,49 @@ class _Remote:
         if response.status_code >= 500:
             raise Unavailable(f"{response.status_code}: {_message(response)}")
         if response.status_code >= 400:
-            raise InvalidInput(f"{response.status_code}: {_message(response)}")
-        return response.json()
+            param = _error_of(response).get("param")
+            raise InvalidInput(
+                f"{response.status_code}: {_message(response)}",
+                param=param if isinstance(param, str) else None,
+            )
+        try:
+            return response.json()
+        except ValueError as error:
+            raise _not_ours(self._http.base_url, f"{response.status_code}, no JSON") from error
+
+    def _parsed(self, kind: type[Answer], answer: Any) -> Answer:
+        try:
+            return kind.model_validate(answer)
+        except ValidationError as error:
+            raise _not_ours(self._http.base_url, str(error).partition("\n")[0]) from error
+
+
+def _check_url(url: str) -> None:
+    """Raises InvalidInput for what no request can be sent to."""
+    try:
+        parsed = httpx2.URL(url)
+        is_good = parsed.scheme in ("http", "https") and parsed.host.strip() == parsed.host != ""
+        is_good = is_good and (parsed.port is None or parsed.port < 1 << 16)
+    except (httpx2.InvalidURL, ValueError):
+        is_good = False
+    if not is_good:
+        raise InvalidInput(f"--url {url!r} is no server's address, as http://127.0.0.1:8080")
+
+
+def _not_ours(url: object, what: str) -> Unavailable:
+    return Unavailable(f"{url} answers, and not as a Rung server does ({what}); check --url")
+
+
+def _error_of(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _message(response: httpx2.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.text[:200]
+    return str(_error_of(response).get("message") or response.text[:200])
 
 
 def _validated(kind: type[Request], request: dict[str, Any]) -> Request:

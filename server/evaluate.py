@@ -1,6 +1,5 @@
 """What `rung eval` does: read labels, get scores, fit or measure, print."""
 
-import re
 import shlex
 import time
 from dataclasses import dataclass
@@ -8,20 +7,21 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from prm.aggregation import PlainAggregation
 from prm.calibration import Calibration, PolicyName, save
 from prm.errors import InvalidInput, UnknownModel
 from prm.evaluation.calibrate import Fit, Method, calibrate, measure
 from prm.evaluation.fits import Graded
-from prm.evaluation.labelled import Labelled, Scored, read_labelled
+from prm.evaluation.labelled import Scored, read_labelled
 from prm.evaluation.picture import check_picture, draw_reliability
 from prm.evaluation.ranking import compare_aggregations
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.registry import Registry
-from server.commands import ITEMS_PER_REQUEST, only_model, progress_bar
-from server.connection import Answers, Connection, prm_of
+from server.batches import score_in_batches
+from server.commands import only_model, progress_bar
+from server.connection import Connection, prm_of
 from server.eval_report import panels_of, print_fit, print_held_out, print_json, print_rankings
 
 
@@ -157,28 +157,15 @@ async def _scored(
         pinned = await answers.prm(options.model or await only_model(answers, "prm"))
         progress.update(task, description=f"scoring by {pinned.key}")
         scored: list[Scored] = []
-        for start in range(0, len(items), ITEMS_PER_REQUEST):
-            part = slice(start, start + ITEMS_PER_REQUEST)
-            scored += await _score(answers, pinned, labelled[part], progress, task)
+        places = [line.where for line in labelled]
+        async for response in score_in_batches(answers, {"model": pinned.key}, items, places):
+            lines = labelled[len(scored) : len(scored) + len(response.data)]
+            scored += [
+                line.scored([step.score for step in item.steps])
+                for line, item in zip(lines, response.data, strict=True)
+            ]
+            progress.update(task, completed=len(scored))
     return scored, pinned
-
-
-async def _score(
-    answers: Answers, pinned: ModelRef, lines: list[Labelled], progress: Progress, task: TaskID
-) -> list[Scored]:
-    request = {"model": pinned.key, "items": [line.item() for line in lines]}
-    try:
-        response = await answers.score(request)
-    except InvalidInput as error:
-        # The server counts the items of a request; a person counts the lines of a file.
-        if found := re.search(r"items(?:\[|\.)(\d+)", str(error)):
-            raise InvalidInput(f"{lines[int(found[1])].where}: {error}") from error
-        raise
-    progress.advance(task, len(lines))
-    return [
-        line.scored([step.score for step in item.steps])
-        for line, item in zip(lines, response.data, strict=True)
-    ]
 
 
 def _local(connection: Connection, pinned: ModelRef | None, model: str | None) -> ModelVersion:

@@ -1,4 +1,4 @@
-"""Golden scores of a draft, computed by `prm/engine/importer.py` in a process that may die."""
+"""Golden scores of a draft, computed by `prm/engine/golden_worker.py` in a process that may die."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from os import SEEK_END
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,14 +47,14 @@ def compute_golden(
             watch("computing golden scores", len(raws), wanted)
         if len(raws) < wanted:
             log.seek(0)
-            last = (log.read().strip().splitlines() or ["no word from it"])[-1]
-            raise Unavailable(f"the process that computes golden scores ended early: {last}")
+            *_, last, code = ["no word from it", *log.read().strip().splitlines()]
+            raise Unavailable(f"the computation of golden scores ended with {code}: {last}")
     return raws
 
 
 def _ask(question: str, log: IO[str]) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "prm.engine.importer"],
+        [sys.executable, "-P", "-m", "prm.engine.golden_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -72,7 +73,7 @@ def _ask(question: str, log: IO[str]) -> Iterator[dict[str, Any]]:
                 if "reason" in answer:
                     raise ModelFolderError(Path(answer["path"]), answer["reason"])
                 yield answer
-            if code := process.wait():
-                print(f"exit code {code}", file=log)
+            log.seek(0, SEEK_END)
+            print(f"\nexit code {process.wait()}", file=log, flush=True)
         finally:
             process.kill()

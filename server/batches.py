@@ -1,0 +1,58 @@
+"""A file of items as several scoring requests, and their errors in the file's own terms."""
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from prm.errors import InvalidInput
+from server.connection import Answers
+from server.schemas.score import ScoreResponse
+
+ITEMS_PER_REQUEST = 64
+# What a server says that takes fewer items in one request (`Services.score`).
+_TAKES_AT_MOST = re.compile(r"one request takes at most (\d+)")
+_ITEM = re.compile(r"items(?:\[(\d+)\]|\.(\d+))[.:]? ?")
+
+
+async def score_in_batches(
+    answers: Answers,
+    request: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    places: Sequence[str],
+) -> AsyncIterator[ScoreResponse]:
+    """Answers for all items, in order; `places[n]` says where item n came from.
+
+    Requests become smaller where the server takes less. Raises InvalidInput naming the place of an
+    item that cannot be scored, and whatever else `Answers.score` raises.
+    """
+    start, size = 0, ITEMS_PER_REQUEST
+    while start < len(items):
+        batch = items[start : start + size]
+        try:
+            response = await answers.score({**request, "items": batch})
+        except InvalidInput as error:
+            if fewer := _fewer(error, len(batch)):
+                size = fewer
+                continue
+            raise _placed(error, places[start : start + size]) from error
+        yield response
+        start += len(batch)
+
+
+def _fewer(error: InvalidInput, size: int) -> int:
+    """How many items to send instead; 0 when their number is not what is wrong."""
+    if size == 1:
+        return 0
+    if found := _TAKES_AT_MOST.search(str(error)):
+        return min(int(found[1]), size - 1)
+    return size // 2 if str(error).startswith("413:") else 0
+
+
+def _placed(error: InvalidInput, places: Sequence[str]) -> InvalidInput:
+    """A server counts the items of a request; a person counts the lines of a file."""
+    found = _ITEM.search(error.param or "") or _ITEM.search(str(error))
+    if found is None:
+        if len(places) > 1:
+            return error
+        return InvalidInput(f"{places[0]}: {error}")
+    return InvalidInput(f"{places[int(found[1] or found[2])]}: {_ITEM.sub('', str(error), 1)}")
