@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -257,9 +257,7 @@ def _score_response(
             prompt_tokens=prompt_tokens,
             cached_tokens=sum(item.cached_tokens for item in batch.items),
             scored_tokens=sum(item.scored_tokens for item in batch.items),
-            generated_tokens=sum(item.generated_tokens for item in batch.items),
-            cut_samples=sum(item.cut_samples for item in batch.items),
-            discarded_samples=sum(item.discarded_samples for item in batch.items),
+            **_written(batch.items),
             total_tokens=prompt_tokens,
         ),
         timing_ms=ScoreTiming(
@@ -269,6 +267,13 @@ def _score_response(
             total=1e3 * (time.perf_counter() - started_s),
         ),
     )
+
+
+def _written(items: Sequence[ScoredTrajectory]) -> dict[str, int]:
+    """What a generative PRM wrote; nothing for the others, which only read."""
+    counts = ("generated_tokens", "cut_samples", "discarded_samples")
+    written = {name: sum(getattr(item, name) for item in items) for name in counts}
+    return written if any(written.values()) else {}
 
 
 def _item_out(

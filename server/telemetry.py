@@ -38,8 +38,7 @@ class Telemetry:
         )
         self._samples = Counter(
             "rung_verification_samples",
-            "Samples of generative PRMs: cut (broke off, judged as they were) and discarded (gave no "
-            "verdict).",
+            "Samples of generative PRMs: cut (broke off, judged so), discarded (no verdict).",
             (*labels, "kind"),
             registry=self.registry,
         )

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,13 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 
 
 @pytest.fixture(scope="module")
-def bundled() -> Iterator[RunningServer]:
-    """The server that `make serve` starts."""
+def printed() -> list[Any]:
+    """What the examples print, one after the other, from the server that `make serve` starts.
+
+    In order: what one of them has read, the next finds in the cache.
+    """
     with rung_serve(BUNDLED_MODELS) as server:
-        yield server
+        return [json.loads(_run(command, server)) for command, _ in EXAMPLES]
 
 
 def test_there_are_three_examples() -> None:
@@ -35,14 +37,18 @@ def test_there_are_three_examples() -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_an_example_prints_what_the_readme_shows(bundled: RunningServer, number: int) -> None:
-    command, shown = EXAMPLES[number]
+def test_an_example_prints_what_the_readme_shows(printed: list[Any], number: int) -> None:
+    _, shown = EXAMPLES[number]
+    assert_alike(printed[number], json.loads(shown))
+
+
+def _run(command: str, server: RunningServer) -> str:
     assert "http://localhost:8080" in command
-    command = command.replace("http://localhost:8080", bundled.url)
+    command = command.replace("http://localhost:8080", server.url)
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True
     )
-    assert_alike(json.loads(done.stdout), json.loads(shown))
+    return done.stdout
 
 
 def assert_alike(found: Any, shown: Any) -> None:

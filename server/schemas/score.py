@@ -171,9 +171,9 @@ class ScoreUsage(BaseModel):
     prompt_tokens: int
     cached_tokens: int
     scored_tokens: int
-    generated_tokens: int = 0
-    cut_samples: int = 0
-    discarded_samples: int = 0
+    generated_tokens: int | None = if_asked()
+    cut_samples: int | None = if_asked()
+    discarded_samples: int | None = if_asked()
     total_tokens: int
 
 
