@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from tests.checkpoints import checkpoint
 from tests.factories import POLICY, PRM, PROBLEM, STEPS
-from tests.server.conftest import RunningServer
+from tests.server.conftest import RunningServer, rung_serve
 
 
 def rung(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -124,6 +126,95 @@ def test_errors_end_with_a_line_and_a_code(server: RunningServer) -> None:
     assert "no answer from http://127.0.0.1:9" in nobody.stderr
     assert rung("score", "/nonexistent", "--url", server.url).returncode == 2
     assert rung("nonsense").returncode == 2
+
+
+def test_an_error_names_the_line_of_the_file_wherever_its_batch_began(
+    tmp_path: Path, server: RunningServer, tiny_models: Path
+) -> None:
+    good = json.dumps({"problem": "1", "steps": ["2"]})
+    file = tmp_path / "items.jsonl"
+    for bad, message in (({"problem": "1"}, "steps or"), ({"problem": "1", "steps": [" "]}, "whi")):
+        file.write_text("\n".join([*[good] * 70, "", json.dumps(bad)]))
+        for where in (["--url", server.url], ["--models", str(tiny_models)]):
+            done = rung("score", str(file), *where, "--json")
+            assert done.returncode == 2
+            assert f"{file}, line 72: " in done.stderr
+            assert message in done.stderr
+            assert len(done.stdout.splitlines()) == 64
+
+
+def test_a_file_is_scored_whatever_one_request_takes(items: Path, tiny_models: Path) -> None:
+    done = rung("score", str(items), f"--models={tiny_models}", "--json", RUNG_MAX_ITEMS="7")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["index"] for line in done.stdout.splitlines()] == list(range(72))
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://[::1", "ftp://x", "http://x:99999"])
+def test_an_address_that_is_none_is_told(items: Path, url: str) -> None:
+    done = rung("score", str(items), "--url", url)
+    assert done.returncode == 2
+    assert "is no server's address" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_kind_of_server_is_told(items: Path, server: RunningServer) -> None:
+    done = rung("score", str(items), "--url", f"{server.url}/docs")
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_is_refused_in_words_and_with_codes(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "hub", "qwen")
+    options = ["--name=new", f"--models={tmp_path / 'models'}"]
+    wrong = rung("models", "import", str(folder), *options, "--family=skywork")
+    assert wrong.returncode == 2
+    assert "import it with --family qwen\n" in wrong.stderr
+    for bad, message in (
+        (["--set", "marker"], "--set 'marker' is not KEY=VALUE"),
+        (["--set", "colour=red"], "no setting 'colour'"),
+        (["--policy", "--family=qwen"], "a policy has no family"),
+        (["--policy"], "is more than a language model. This is a qwen-math-prm/1 checkpoint"),
+        (["--name=../x"], "--name '../x': up to 64 letters"),
+        (["--threshold=2"], "--threshold"),
+        (["--golden=/nonexistent"], "cannot be read"),
+    ):
+        done = rung("models", "import", str(folder), *options, *bad)
+        assert done.returncode == 2, bad
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    full = rung("models", "import", str(folder), "--name=new", "--models=/proc/models")
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_what_is_imported_is_served_and_scores_as_it_was_published(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    golden = {}
+    for family, name in (("qwen", "marker-prm"), ("rlhflow", "chat-prm")):
+        folder = checkpoint(tmp_path / "hub", family)
+        done = rung(
+            "models", "import", str(folder), f"--name={name}", f"--models={models}", "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["family"], told["published"]) == (family, str(models / name / "1"))
+        golden[name] = told["golden"]
+    listed = rung("models", "list", f"--models={models}", COLUMNS="120")
+    assert "qwen-math-prm/1" in listed.stdout
+    assert "rlhflow-deepseek/1" in listed.stdout
+    with rung_serve(models) as running:
+        for name, items in golden.items():
+            body = {
+                "model": name,
+                "items": [{"messages": i["messages"], "steps": i["steps"]} for i in items],
+                "include": ["raw"],
+            }
+            answer = httpx2.post(f"{running.url}/v1/prm/score", json=body, timeout=60).json()
+            for item, published in zip(answer["data"], items, strict=True):
+                raws = [step["raw"] for step in item["steps"]]
+                assert raws == pytest.approx(published["raw"], abs=1e-3)
 
 
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
