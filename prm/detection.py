@@ -184,6 +184,8 @@ def _undecided(
     if certain:
         fits = {name: fits[name] for name in certain}
     lines = [f"  --family {name} ({proposal.recipe.label})" for name, proposal in fits.items()]
+    if not certain and checkpoint.architecture.endswith("ForCausalLM"):
+        lines.append("  --policy (a model that writes steps, and no PRM)")
     differing = [f"  {name}: {reason}" for name, reason in reasons.items()]
     if not fits:
         what = f"is of no known family ({checkpoint.architecture}). What differs, by family:"

@@ -173,6 +173,7 @@ def test_a_plain_language_model_has_to_be_named(tmp_path: Path) -> None:
     for line in (
         "could be read by several families (LlamaForCausalLM)",
         "--family rlhflow (rlhflow-deepseek/1)",
+        "--policy (a model that writes steps, and no PRM)",
         "implicit: nothing in a checkpoint tells an implicit PRM",
         "name --recipe genprm or --recipe thinkprm",
         "skywork: v_head.summary.weight is missing",
