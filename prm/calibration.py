@@ -13,7 +13,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from math import exp, fsum, log, log1p
+from math import fsum, log, log1p
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
@@ -31,6 +31,7 @@ from pydantic import (
 from prm.aggregation import PlainAggregation
 from prm.errors import ModelFolderError
 from prm.evaluation.reliability import Comparison
+from prm.families.base import sigmoid
 from prm.files import read_json, write_durably
 from prm.manifest import CALIBRATION_FOLDER, Finite, ModelRef, ModelVersion
 
@@ -188,11 +189,6 @@ def logit(probability: float) -> float:
     """log p/(1−p), p kept away from 0 and 1 by `MIN_PROBABILITY`."""
     probability = min(max(probability, MIN_PROBABILITY), 1 - MIN_PROBABILITY)
     return log(probability) - log1p(-probability)
-
-
-def sigmoid(value: float) -> float:
-    """1/(1+e^−x), without overflow."""
-    return 1 / (1 + exp(-value)) if value >= 0 else exp(value) / (1 + exp(value))
 
 
 def file_of(version: ModelVersion, policy: str) -> Path:

@@ -20,8 +20,9 @@ from prm.families.generative import load_verifier
 from prm.families.verdicts import GenerativeRecipe
 from prm.manifest import ModelVersion
 from prm.scorer import ScoredBatch, StepScorer, of_item
+from prm.tasks import all_or_none
 from prm.types import ScoredTrajectory, Trajectory
-from prm.verification import VerdictModel, Verification, all_or_none
+from prm.verification import VerdictModel, Verification
 
 
 class GenerativeScorer(StepScorer):

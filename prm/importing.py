@@ -25,8 +25,7 @@ from prm.checkpoint_files import CheckpointFiles, choose_files
 from prm.detection import Asked, Detected, detect, refuse_own_head
 from prm.engine.golden_process import Watch, compute_golden
 from prm.errors import InvalidInput, ModelFolderError, Unavailable
-from prm.families import FAMILIES, GENERATIVE
-from prm.families.generative import load_verifier
+from prm.families import FAMILIES
 from prm.files import hash_file
 from prm.golden_set import BUILT_IN, GoldenItem, read_golden
 from prm.manifest import (
@@ -244,8 +243,6 @@ def _check_readable(draft: ModelVersion, items: Sequence[tuple[str, GoldenItem]]
 def _reader_of(draft: ModelVersion, tokenizer: ChatTokenizer) -> Callable[[Trajectory], object]:
     if isinstance(draft.manifest, PolicyManifest):
         return lambda trajectory: tokenizer.encode_prompt(trajectory.messages)
-    if draft.manifest.family == GENERATIVE.name:
-        return load_verifier(draft, tokenizer).silent
     return FAMILIES[draft.manifest.family].load(draft, tokenizer).encode
 
 

@@ -21,9 +21,8 @@ from pydantic import ValidationError
 from prm import calibration
 from prm.calibration import Calibration
 from prm.errors import ModelFolderError
-from prm.families import SPECS
+from prm.families import FAMILIES
 from prm.families.base import Recipe
-from prm.families.implicit import ImplicitRecipe
 from prm.files import Report, copy_durably, hash_file, read_json, write_durably
 from prm.manifest import (
     NAME_PATTERN,
@@ -271,9 +270,9 @@ def check_fit(version: ModelVersion) -> None:
                 path, f"architecture {architecture} is not a causal language model"
             )
         return
-    family = SPECS.get(version.manifest.family)
+    family = FAMILIES.get(version.manifest.family)
     if family is None:
-        known = ", ".join(SPECS)
+        known = ", ".join(FAMILIES)
         raise ModelFolderError(
             version.folder / MANIFEST, f"family {version.manifest.family!r} is not one of {known}"
         )
@@ -353,7 +352,7 @@ def references_of(version: ModelVersion) -> tuple[ModelRef, ...]:
     """The versions that this one is read together with, as its recipe pins them."""
     if isinstance(version.manifest, PolicyManifest):
         return ()
-    recipe: Recipe = SPECS[version.manifest.family].recipe_of(version)
+    recipe: Recipe = FAMILIES[version.manifest.family].recipe_of(version)
     return recipe.references
 
 
@@ -361,8 +360,8 @@ def adapter_base(version: ModelVersion) -> ModelRef | None:
     """The version whose weights this one's adapter is run on; None for weights of its own."""
     if isinstance(version.manifest, PolicyManifest):
         return None
-    recipe = SPECS[version.manifest.family].recipe_of(version)
-    return recipe.reference if isinstance(recipe, ImplicitRecipe) and recipe.adapter else None
+    recipe: Recipe = FAMILIES[version.manifest.family].recipe_of(version)
+    return recipe.adapter_base
 
 
 def _resolve_reference(

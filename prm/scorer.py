@@ -27,7 +27,6 @@ from prm.families.base import (
     ReadOutput,
     Recipe,
 )
-from prm.families.implicit import ImplicitFamily, ImplicitRecipe
 from prm.manifest import ModelVersion, PrmManifest
 from prm.types import ScoredTrajectory, Trajectory
 
@@ -97,7 +96,7 @@ class StepScorer(ABC):
     @property
     def has_cumulative(self) -> bool:
         """Whether its step scores come with their running sum."""
-        return isinstance(self.recipe, ImplicitRecipe)
+        return FAMILIES[self.manifest.family].has_cumulative
 
     def as_published(self) -> "StepScorer":
         """The same version, read at the step boundaries that published numbers were computed with.
@@ -147,9 +146,10 @@ class Scorer(StepScorer):
     def __init__(self, version: ModelVersion, backend: Backend) -> None:
         super().__init__(version)
         self._backend = backend
-        self._family: Family = FAMILIES[self.manifest.family].load(
-            version, ChatTokenizer(version.folder)
-        )
+        self._spec = FAMILIES[self.manifest.family]
+        assert not self._spec.writes, "see prm/generative.py"
+        self._tokenizer = ChatTokenizer(version.folder)
+        self._family: Family = self._spec.load(version, self._tokenizer)
 
     @property
     def recipe(self) -> Recipe:
@@ -158,10 +158,11 @@ class Scorer(StepScorer):
 
     def as_published(self) -> "StepScorer":
         """See `StepScorer.as_published`."""
-        if not isinstance(self._family, ImplicitFamily):
+        if self._spec.as_published is None:
             return super().as_published()
+        recipe = self._spec.as_published(self.recipe)
         scorer = copy(self)
-        scorer._family = self._family.as_published()
+        scorer._family = self._spec.bind(self.version, recipe, self._tokenizer)
         return scorer
 
     def check(self, trajectory: Trajectory) -> None:

@@ -6,9 +6,9 @@ ThinkPRM verdicts chains over the whole → verdicts of those that judge every s
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from prm.errors import InvalidInput
 from prm.families.base import Read, check_length
@@ -17,11 +17,10 @@ from prm.families.texts import step_field
 from prm.families.thinkprm import ThinkPrm, UnusableChain
 from prm.families.verdicts import mean_logit, seed_of, verdict
 from prm.scorer import BackendReply
+from prm.tasks import all_or_none
 from prm.types import Trajectory
 
 EndedBy = Literal["stop", "eos", "length"]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,14 +244,3 @@ class Verification:
             f"{why}. A recipe with more samples or max_tokens may help",
             param=step_field(self._trajectory, step),
         )
-
-
-async def all_or_none(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Wait for all; when one fails or the caller leaves, end the others before going on."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prm.errors import InvalidInput, ModelFolderError
-from prm.families import SPECS
+from prm.families import FAMILIES
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
 from server.batches import score_in_batches
@@ -104,7 +104,7 @@ def _how_read(version: ModelVersion) -> tuple[str, str]:
     """Family and recipe of a PRM; dashes of a policy."""
     if isinstance(version.manifest, PolicyManifest):
         return "-", "-"
-    family = SPECS[version.manifest.family]
+    family = FAMILIES[version.manifest.family]
     return family.name, family.recipe_of(version).label
 
 

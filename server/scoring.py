@@ -10,7 +10,7 @@ from prm.backends.vllm import VllmBackend, VllmModel
 from prm.backends.writing import EngineVerdicts, VllmVerdicts
 from prm.engine.client import EngineClient
 from prm.errors import InvalidInput
-from prm.families import GENERATIVE
+from prm.families import FAMILIES
 from prm.generative import GenerativeScorer
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import Registry
@@ -106,7 +106,7 @@ def _fully_mapped(models: Mapping[str, VllmModel], registry: Registry) -> frozen
 
 
 def _is_generative(version: ModelVersion) -> bool:
-    return version.manifest.kind == "prm" and version.manifest.family == GENERATIVE.name
+    return version.manifest.kind == "prm" and FAMILIES[version.manifest.family].writes
 
 
 def _prms(registry: Registry) -> list[ModelVersion]:

@@ -12,12 +12,11 @@ from prm.aggregation import AggregationName
 from prm.backends.writing import VllmVerdicts
 from prm.chat import ChatTokenizer
 from prm.errors import CallerError, Unavailable
+from prm.families import FAMILIES
 from prm.families.base import Read
-from prm.families.generative import load_verifier
-from prm.families.verdicts import verdict
-from prm.manifest import GoldenScore, ModelVersion, PrmManifest
+from prm.golden import golden_difference, golden_trajectory
+from prm.manifest import ModelVersion, PrmManifest
 from prm.scorer import Backend, BackendReply, ScoredBatch, Scorer
-from prm.steps import join_steps
 from prm.types import Trajectory
 from prm.verification import Ask, Style, Written
 
@@ -65,10 +64,11 @@ class VerifiedScorer(Scorer):
         golden = self.manifest.golden
         separator = self.manifest.step_separator
         try:
-            batch = await super().score([_trajectory(item, separator) for item in golden])
+            batch = await super().score([golden_trajectory(item, separator) for item in golden])
         except CallerError as error:
             raise Unavailable(f"{self.version.key}: a golden score: {error}") from error
-        compare(self.version, [[s.raw for s in item.step_scores] for item in batch.items])
+        for number, item in enumerate(batch.items):
+            _check(self.version, number, [step.raw for step in item.step_scores])
 
 
 class VerifiedVerdicts:
@@ -110,37 +110,24 @@ class VerifiedVerdicts:
         async with self._verifying:
             if self._is_verified:
                 return
-            verifier = load_verifier(self._version, ChatTokenizer(self._version.folder))
-            separator = self._version.manifest.step_separator
-            temperature = verifier.recipe.decision_temperature
-            found = []
-            for golden in self._version.manifest.golden:
-                reads = verifier.silent(_trajectory(golden, separator))
-                outputs = (await self._model.read(reads)).outputs
-                found.append([verdict(output.values, temperature) for output in outputs])
-            compare(self._version, found)
+            manifest = self._version.manifest
+            assert isinstance(manifest, PrmManifest)
+            tokenizer = ChatTokenizer(self._version.folder)
+            family = FAMILIES[manifest.family].load(self._version, tokenizer)
+            for number, golden in enumerate(manifest.golden):
+                encoded = family.encode(golden_trajectory(golden, manifest.step_separator))
+                outputs = (await self._model.read(encoded.reads)).outputs
+                found = family.score(encoded, outputs).steps
+                _check(self._version, number, [step.raw for step in found])
             self._is_verified = True
 
 
-def compare(version: ModelVersion, found: Sequence[Sequence[float]]) -> None:
-    """Raises Unavailable when these raw scores of the golden trajectories are not the golden ones.
-
-    One list per trajectory, one number per step.
-    """
-    manifest = version.manifest
-    assert isinstance(manifest, PrmManifest)
-    # Raw values of an implicit PRM are β times a log-ratio, and so are their errors.
-    tolerance = TOLERANCE * min(1.0, float(manifest.recipe.get("beta", 1.0)))
-    for number, (golden, raws) in enumerate(zip(manifest.golden, found, strict=True)):
-        for ours, theirs in zip(raws, golden.raw, strict=True):
-            # Written so that NaN is refused too.
-            if not abs(ours - theirs) <= tolerance + RELATIVE_TOLERANCE * abs(theirs):
-                raise Unavailable(
-                    f"golden score {number} of {version.key} is {theirs:.4f}, and its server "
-                    f"computes {ours:.4f}: it does not serve what was published"
-                )
-
-
-def _trajectory(golden: GoldenScore, separator: str) -> Trajectory:
-    response, steps = join_steps(golden.steps, separator)
-    return Trajectory(messages=golden.messages, response=response, steps=steps)
+def _check(version: ModelVersion, number: int, found: Sequence[float]) -> None:
+    """Raises Unavailable when these raw scores of a golden trajectory are not the golden ones."""
+    difference = golden_difference(
+        version, number, found, absolute=TOLERANCE, relative=RELATIVE_TOLERANCE
+    )
+    if difference is not None:
+        raise Unavailable(
+            f"the server of {version.key}: {difference}; it does not serve what was published"
+        )

@@ -10,10 +10,10 @@ of a prompt nor for token-wise pooling, so every read there is computed whole; t
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import httpx2
 
@@ -21,6 +21,7 @@ from prm.backends.http import ModelServer, ServedModel
 from prm.backends.vllm_wire import Prompt, Question, WrongAnswer, question
 from prm.errors import InvalidInput, RungError, Unavailable
 from prm.families.base import Read, ReadOutput
+from prm.tasks import all_or_none
 
 # An answer has about 70 bytes of JSON per token of a log-prob read: 0.6 MB, parsed in some 20 ms,
 # during which this process answers nobody else.
@@ -83,7 +84,7 @@ class VllmBackend:
         started = time.perf_counter()
         values: list[list[list[float]]] = [[] for _ in reads]
         first_out = asyncio.get_running_loop().create_future()
-        await _all_or_none(
+        await all_or_none(
             [
                 self._ask(model, asked, batch, values, first_out)
                 for (model, asked), pieces in _grouped(reads, values).items()
@@ -212,14 +213,3 @@ def _batches(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
         tokens += length
     if batch:
         yield batch
-
-
-async def _all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all; when one fails or the caller leaves, end the others before going on."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,7 +12,8 @@ from prm.engine.client import EngineClient
 from prm.engine.messages import FinishReason, ReadReply, SampleRequest
 from prm.errors import InvalidInput, RungError, Unavailable
 from prm.families.base import Read
-from prm.verification import Ask, EndedBy, Style, Written, all_or_none
+from prm.tasks import all_or_none
+from prm.verification import Ask, EndedBy, Style, Written
 
 # A verification of 8,000 tokens on a busy server; nothing is streamed meanwhile.
 WRITING_TIMEOUT_S = 900.0

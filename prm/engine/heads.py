@@ -20,7 +20,7 @@ from transformers import AutoModel, PreTrainedModel
 from prm.engine.loading import load_weights, read_config
 from prm.engine.model import CausalLM, EngineModel
 from prm.errors import ModelFolderError
-from prm.families import SPECS
+from prm.families import FAMILIES
 from prm.families.base import HeadLayout
 from prm.files import read_json
 from prm.manifest import ModelVersion, PolicyManifest
@@ -117,7 +117,7 @@ def head_layout(version: ModelVersion) -> HeadLayout | None:
     """Where a version keeps a head of its own, or None for the vocabulary's."""
     if isinstance(version.manifest, PolicyManifest):
         return None
-    family = SPECS[version.manifest.family]
+    family = FAMILIES[version.manifest.family]
     return family.head(family.recipe_of(version))
 
 

@@ -44,7 +44,7 @@ from prm.engine.reader import Reader
 from prm.engine.sampler import Draft, Sampler, SamplingParams
 from prm.engine.scoring import ReadRequests
 from prm.errors import ModelFolderError
-from prm.families import GENERATIVE
+from prm.families import FAMILIES
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import adapter_base, read_version, references_of
 
@@ -185,7 +185,7 @@ def load_models(
 def _writes(version: ModelVersion) -> bool:
     """Policies write, and PRMs that verify in words."""
     manifest: PolicyManifest | PrmManifest = version.manifest
-    return isinstance(manifest, PolicyManifest) or manifest.family == GENERATIVE.name
+    return isinstance(manifest, PolicyManifest) or FAMILIES[manifest.family].writes
 
 
 def load_all(

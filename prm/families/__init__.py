@@ -16,7 +16,7 @@ from prm.families import (
     skywork,
     token_head,
 )
-from prm.families.base import FamilySpec, RecipeSpec
+from prm.families.base import FamilySpec
 
 FAMILIES: Mapping[str, FamilySpec[Any]] = MappingProxyType(
     {
@@ -31,9 +31,7 @@ FAMILIES: Mapping[str, FamilySpec[Any]] = MappingProxyType(
             reason_eval.SPEC,
             pqm.SPEC,
             outcome.SPEC,
+            generative.SPEC,
         )
     }
 )
-# Versions of this one write before they are read: see prm/generative.py.
-GENERATIVE = generative.SPEC
-SPECS: Mapping[str, RecipeSpec[Any]] = MappingProxyType({**FAMILIES, GENERATIVE.name: GENERATIVE})

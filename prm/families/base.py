@@ -89,6 +89,19 @@ class Recipe(BaseModel):
         """Other versions that this one is read together with."""
         return ()
 
+    @property
+    def adapter_base(self) -> ModelRef | None:
+        """The version whose weights this one's adapter is run on; None for weights of its own."""
+        return None
+
+    @property
+    def raw_scale(self) -> float:
+        """What the model's own numbers are multiplied by on their way to a raw score.
+
+        An error of the model's is as much larger or smaller in the score.
+        """
+        return 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadLayout:
@@ -182,18 +195,28 @@ class Proposal(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeSpec(Generic[R]):
+class FamilySpec(Generic[R]):
     """How a family presents itself before any version of it is loaded.
 
-    `head` tells where a checkpoint keeps its head; None reads the vocabulary's logits. `propose`
-    makes the recipe of a checkpoint of this kind and raises RecipeMismatch for any other.
+    `bind` makes the family of one version. `propose` makes the recipe of a checkpoint of this kind
+    and raises RecipeMismatch for any other. `head` tells where a checkpoint keeps its head; None
+    reads the vocabulary's logits.
+
+    `writes` is True where versions write before they are read: what `bind` makes then reads them
+    with nothing written, as their golden scores are, and `prm/generative.py` scores with them.
+    `has_cumulative`: step scores come with their running sum. `as_published` makes of a recipe the
+    one that is read at the step boundaries of published numbers, where these are others.
     """
 
     name: str
     architectures: tuple[str, ...]
     recipe: type[R]
+    bind: Callable[[ModelVersion, R, ChatTokenizer], Family]
     propose: Callable[[Checkpoint], "Proposal[R]"]
     head: Callable[[R], HeadLayout | None] = field(default=lambda _: None)
+    writes: bool = False
+    has_cumulative: bool = False
+    as_published: Callable[[R], R] | None = None
 
     def reads_architecture(self, architecture: str) -> bool:
         """Whether a checkpoint of this architecture can be read this way, by its name's end."""
@@ -210,13 +233,6 @@ class RecipeSpec(Generic[R]):
             raise ModelFolderError(
                 version.folder / "manifest.json", f"field {place}: {first['msg']}"
             ) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FamilySpec(RecipeSpec[R]):
-    """A family whose versions are read and never write: `bind` makes the family of one of them."""
-
-    bind: Callable[[ModelVersion, R, ChatTokenizer], Family]
 
     def load(self, version: ModelVersion, tokenizer: ChatTokenizer) -> Family:
         """The family, bound to a version. Raises ModelFolderError when its recipe does not fit."""

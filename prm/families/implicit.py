@@ -85,6 +85,16 @@ class ImplicitRecipe(Recipe):
         """See `Recipe.references`."""
         return () if self.reference is None else (self.reference,)
 
+    @property
+    def adapter_base(self) -> ModelRef | None:
+        """See `Recipe.adapter_base`."""
+        return self.reference if self.adapter else None
+
+    @property
+    def raw_scale(self) -> float:
+        """See `Recipe.raw_scale`: raw values are β times a log-ratio."""
+        return self.beta
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedResponse(EncodedTrajectory):
@@ -104,13 +114,7 @@ class ImplicitFamily:
         self._tokenizer = tokenizer
         self._models = (version.key, *(reference.key for reference in recipe.references))
         self._context_limit = context_limit(version, recipe)
-        self._version = version
         self._end_of_turn = (_end_of_turn(version, tokenizer),) if recipe.end_token else ()
-
-    def as_published(self) -> "ImplicitFamily":
-        """The same version, read at the boundaries of the authors' script."""
-        recipe = self.recipe.model_copy(update={"reference_compat": True})
-        return ImplicitFamily(self._version, recipe, self._tokenizer)
 
     def encode(self, trajectory: Trajectory) -> EncodedResponse:
         """See `Family.encode`. Every model reads the response's tokens."""
@@ -240,4 +244,6 @@ SPEC = FamilySpec(
     recipe=ImplicitRecipe,
     bind=ImplicitFamily,
     propose=propose,
+    has_cumulative=True,
+    as_published=lambda recipe: recipe.model_copy(update={"reference_compat": True}),
 )

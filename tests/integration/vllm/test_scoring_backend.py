@@ -219,7 +219,7 @@ async def test_what_was_not_published_is_not_served(
         # The scorer alone would believe it: all log-ratios are 0, and 0 is a score.
         (believed,) = (await Scorer(prm_version, backend).score([trajectory])).items
         assert [step.raw for step in believed.step_scores] == [0.0, 0.0]
-        with pytest.raises(Unavailable, match=r"golden score 0 of .* it does not serve what was"):
+        with pytest.raises(Unavailable, match=r"golden score 0, .* it does not serve what was"):
             await VerifiedScorer(prm_version, backend).score([trajectory])
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm.calibration import FittedAggregation, IsotonicMap, PlattMap, sigmoid
+from prm.calibration import FittedAggregation, IsotonicMap, PlattMap
 from prm.evaluation.fits import (
     Graded,
     cross_predict,
@@ -20,6 +20,7 @@ from prm.evaluation.fits import (
     folds_of,
     pool_adjacent_violators,
 )
+from prm.families.base import sigmoid
 
 SCORES = st.floats(0, 1)
 LABELLED = st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=60).filter(
