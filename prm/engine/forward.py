@@ -5,19 +5,19 @@ behind it in one row; a branch begins a row of its own, which sees its ancestors
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prm.engine.attention import AttentionPlan, PrefixRows, Row
 from prm.engine.kv import KeyValuePool
-from prm.engine.prefix import HeadKey, Node, PrefixTree
+from prm.engine.prefix import Node, PrefixTree
 from prm.engine.reads import OpenRead, places_of
 from prm.families.base import HeadRead, LogprobRead
 
@@ -67,21 +67,22 @@ class _Packed:
         """Where the tokens at these places of a node's run lie.
 
         Their keys and values may be in the pool from an earlier forward; then they are read once
-        more, alone, for their hidden state.
+        more for their hidden state.
         """
         if node in self.starts:
             return places + self.starts[node]
-        return np.array([self._again(node, int(place)) for place in places], np.int64)
+        missing = [place for place in places.tolist() if (node, place) not in self.again]
+        for begin, end in _runs(missing):
+            self._read_again(node, begin, end)
+        return np.array([self.again[node, place] for place in places.tolist()], np.int64)
 
-    def _again(self, node: Node, place: int) -> int:
-        key = (node, place)
-        if key not in self.again:
-            assert node.slots is not None
-            start = self._append(node, place, place + 1)
-            context = np.concatenate([_context(node), node.slots[:place]])
-            self.rows.append(Row(start=start, length=1, context=context))
-            self.again[key] = start
-        return self.again[key]
+    def _read_again(self, node: Node, begin: int, end: int) -> None:
+        """Neighbours in one row: one by one, each would have its whole context gathered for it."""
+        assert node.slots is not None
+        start = self._append(node, begin, end)
+        context = np.concatenate([_context(node), node.slots[:begin]])
+        self.rows.append(Row(start=start, length=end - begin, context=context))
+        self.again.update(((node, place), start + place - begin) for place in range(begin, end))
 
     def _append(self, node: Node, begin: int, end: int) -> int:
         assert node.slots is not None
@@ -145,14 +146,14 @@ def _compute(
     packed: _Packed,
     targets: Sequence[_Targets],
     heads: dict[tuple[int, ...], dict[tuple[Node, int], int]],
-) -> set[tuple[Node, HeadKey | None]]:
-    """The forward; values go to their nodes. Returns what was not finite, which does not."""
+) -> set[Node]:
+    """The forward; finite values go to their nodes. Returns the nodes that have others."""
     slots = np.concatenate(packed.slots)
     pool.reserve(int(slots.max()) + 1)
     plan = PrefixRows(pool, packed.rows, slots=slots, positions=np.concatenate(packed.positions))
     device = pool.device
     hidden = model.hidden(_on(device, np.concatenate(packed.ids)), plan)
-    bad: set[tuple[Node, HeadKey | None]] = set()
+    bad = _spoilt(pool.is_finite(_on(device, slots)), packed)
     if targets:
         sources = _on(device, np.concatenate([target.sources for target in targets]))
         wanted = _on(device, np.concatenate([t.node.ids[t.places] for t in targets]))
@@ -162,7 +163,7 @@ def _compute(
             values = found[begin : begin + len(target.places)]
             begin += len(target.places)
             if not np.isfinite(values).all():
-                bad.add((target.node, None))
+                bad.add(target.node)
                 values = np.full_like(values, np.nan)
             target.node.logprobs[target.places] = values
     for labels, sources_of in heads.items():
@@ -174,7 +175,7 @@ def _compute(
             if np.isfinite(row).all():
                 node.heads[(place, labels)] = tuple(row.tolist())
             else:
-                bad.add((node, (place, labels)))
+                bad.add(node)
     return bad
 
 
@@ -239,20 +240,35 @@ def _schedule_heads(
             rows[node, place] = int(packed.sources(node, np.array([place]))[0])
 
 
-def _is_bad(opened: OpenRead, bad: set[tuple[Node, HeadKey | None]]) -> bool:
-    if not bad:
-        return False
+def _spoilt(is_finite: Bool[Tensor, "T"], packed: _Packed) -> set[Node]:
+    """The pending nodes whose keys and values would spoil every read that ever shares them.
+
+    Found even where this forward was asked for no value behind them.
+    """
+    if bool(is_finite.all()):
+        return set()
+    kept, starts = is_finite.cpu().numpy(), packed.starts.items()
+    return {node for node, start in starts if not kept[start : start + len(node.ids)].all()}
+
+
+def _is_bad(opened: OpenRead, bad: set[Node]) -> bool:
+    """Whether it may be this read that went wrong: for a read alone in its forward, it is."""
     assert opened.leaf is not None
-    if isinstance(opened.read, LogprobRead):
-        nodes = [node for node in opened.leaf.path() if node.end > opened.read.first]
-        return any((node, None) in bad for node in nodes)
-    labels = opened.read.labels
-    return any((n, (place, labels)) in bad for n, place in places_of(opened.read, opened.leaf))
+    return bool(bad) and any(node in bad for node in opened.leaf.path())
 
 
 def _drop(tree: PrefixTree, pending: Sequence[Node]) -> None:
     for node in reversed(pending):
         tree.drop_block(node)
+
+
+def _runs(places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending places as stretches without gaps: the first, and the one behind the last."""
+    start = 0
+    for at in range(1, len(places) + 1):
+        if at == len(places) or places[at] != places[at - 1] + 1:
+            yield places[start], places[at - 1] + 1
+            start = at
 
 
 def _context(node: Node) -> Indices:

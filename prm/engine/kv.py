@@ -1,7 +1,7 @@
 """Keys and values: a pool that scoring addresses by token, and one slot per running sequence."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -74,6 +74,8 @@ class SlotCache:
 class KeyValuePool:
     """Keys and values of single tokens, by slot. Which slot is whose is the prefix tree's business.
 
+    Never larger than `max_slots`; None is as large as is asked for.
+
     Legend: S slots, K key-value heads, D head size, T new tokens, n slots read.
     """
 
@@ -87,6 +89,7 @@ class KeyValuePool:
         device: torch.device,
     ) -> None:
         self.device = device
+        self.max_slots: int | None = None
         self._shape = (kv_heads, head_size)
         empty = torch.empty((0, kv_heads * head_size), dtype=dtype, device=device)
         self._keys: list[Float[Tensor, "S KD"]] = [empty] * layers
@@ -109,10 +112,11 @@ class KeyValuePool:
         return int(self._keys[0].shape[0])
 
     def reserve(self, slots: int) -> None:
-        """Make room for this many slots, at least doubling: a copy of what is there."""
+        """Make room for this many slots, doubling where it may: a copy of what is there."""
         if slots <= self.num_slots:
             return
-        size = max(slots, 2 * self.num_slots, 1024)
+        size = max(2 * self.num_slots, 1024)
+        size = max(slots, size if self.max_slots is None else min(size, self.max_slots))
         for kept in (self._keys, self._values):
             for layer, old in enumerate(kept):
                 kept[layer] = old.new_empty((size, old.shape[1]))
@@ -128,6 +132,15 @@ class KeyValuePool:
         """Put each token's keys and values into its slot."""
         self._keys[layer].index_copy_(0, slots, key.flatten(1))
         self._values[layer].index_copy_(0, slots, value.flatten(1))
+
+    def is_finite(self, slots: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
+        """Whether these slots hold finite numbers.
+
+        The last layer tells of all: what is no number in the residual stream stays none.
+        """
+        keys, values = self.read(len(self._keys) - 1, slots)
+        # A sum is finite only when its terms are; keys and values are far from overflowing it.
+        return (keys.float().sum((1, 2)) + values.float().sum((1, 2))).isfinite()
 
     def read(
         self, layer: int, slots: Int[Tensor, "n"]

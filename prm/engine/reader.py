@@ -15,7 +15,14 @@ import numpy as np
 
 from prm.engine.forward import ReadableModel, run_forward
 from prm.engine.prefix import Node, PrefixTree
-from prm.engine.reads import NotFinite, OpenRead, known_values, num_known, tokens_needed
+from prm.engine.reads import (
+    NotFinite,
+    OpenRead,
+    known_values,
+    num_known,
+    num_read_again,
+    tokens_needed,
+)
 from prm.families.base import Read, ReadOutput
 
 # Tokens of one forward: enough to keep a processor busy, few enough to wait for.
@@ -36,6 +43,7 @@ class Reader:
         self.model = model
         self._pool = model.new_pool()
         slots = max(cache_bytes // self._pool.bytes_per_token, model.context_limit)
+        self._pool.max_slots = slots
         self.tree = PrefixTree(max_slots=slots, max_tokens=VALUES_PER_SLOT * slots)
         self._holding: dict[OpenRead, None] = {}
 
@@ -79,12 +87,17 @@ class Reader:
     def deposit(self, ids: Sequence[int], first: int, logprobs: Sequence[float]) -> None:
         """Remember log p(ids[t] | ids[:t]) of t ≥ first, as this very model sampled them."""
         known = np.asarray(logprobs, np.float32)
-        for node in self.tree.extend(ids).path():
+        leaf = self.tree.extend(ids)
+        self.tree.lease(leaf)
+        for node in leaf.path():
             if node.end > first:
                 start = max(first, node.depth)
                 ours = node.logprobs[start - node.depth :]
-                is_new = np.isnan(ours)
-                ours[is_new] = known[start - first : node.end - first][is_new]
+                theirs = known[start - first : node.end - first]
+                is_new = np.isnan(ours) & np.isfinite(theirs)
+                ours[is_new] = theirs[is_new]
+        # Where nothing is read, this is what forgets the oldest.
+        self.tree.release(leaf)
 
     def run(self, reads: Sequence[OpenRead]) -> list[OpenRead]:
         """One forward for these, which hold their paths; returns those that are finished now."""
@@ -104,11 +117,13 @@ class Reader:
     def _run_alone(self, opened: OpenRead) -> None:
         """Find out whether it was this read that went wrong, or one that shares its prefix.
 
-        Attention gives a key that must not be seen the weight 0, and 0 times NaN is NaN.
+        Attention gives a key that must not be seen the weight 0, and 0 times NaN is NaN. Without
+        room for all of it now, it stays unfinished and joins another batch.
         """
         while not opened.is_finished:
             batch = self.batch()
-            batch.add(opened)
+            if batch.add(opened) is None:
+                return
             batch.run()
 
     def hold(self, opened: OpenRead) -> Node:
@@ -153,8 +168,9 @@ class Batch:
     def add(self, opened: OpenRead, *, at_most: int | None = None) -> int | None:
         """Join with as much of a read as there is budget and room for.
 
-        Returns the tokens that it adds to the forward, at most `at_most`; 0 when all that it still
-        needs is there or was added before by another read; None when it cannot join.
+        Returns the tokens that it adds to the forward: of new ones at most `at_most`, and those
+        that must be read once more. 0 when all that it still needs is there or was added before by
+        another read; None when it cannot join.
         """
         if opened.is_finished:
             return 0
@@ -173,6 +189,7 @@ class Batch:
                 assert added, "an empty pool holds one read"
         if added is not None:
             self._reads[opened] = None
+            added += num_read_again(opened.read, leaf)
             self.budget_left -= added
         elif opened.num_computed == 0:
             self._reader.close(opened)

@@ -95,6 +95,24 @@ def tokens_needed(read: Read, leaf: Node) -> int:
     raise AssertionError("nothing is missing")
 
 
+def num_read_again(read: Read, leaf: Node) -> int:
+    """How many of its tokens are in the pool while what they give is unknown: read once more."""
+    if isinstance(read, HeadRead):
+        return sum(
+            _is_filled(node) and (place, read.labels) not in node.heads
+            for node, place in places_of(read, leaf)
+        )
+    return sum(
+        int(np.isnan(node.logprobs[max(read.first - node.depth, 0) :]).sum())
+        for node in leaf.path()
+        if node.end > read.first and _is_filled(node)
+    )
+
+
+def _is_filled(node: Node) -> bool:
+    return node.slots is not None and not node.is_pending
+
+
 def places_of(read: HeadRead, leaf: Node) -> Iterator[tuple[Node, int]]:
     """The node of each position, and the place in it."""
     nodes = iter(leaf.path())

@@ -2,17 +2,19 @@
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from prm.engine.attention import AttentionPlan
+from prm.engine.attention import AttentionPlan, PrefixRows, Row
+from prm.engine.kv import KeyValuePool
 from prm.engine.model import CausalLM
 from prm.engine.reader import Reader
 from prm.engine.reads import NotFinite, OpenRead
@@ -237,6 +239,109 @@ def test_values_that_are_no_numbers_fail_their_read_alone(model: CountingLM) -> 
     assert opened[0].output.values == pytest.approx(plain(model, good), abs=1e-4)
     # Nothing that was computed beside it is believed.
     assert reader.read([bad])[0].values == pytest.approx(plain(model, bad), abs=1e-4)
+
+
+@pytest.fixture
+def broken(model: CountingLM) -> Iterator[CountingLM]:
+    """A model that reads token 77 as NaN, so that its keys and values are none either."""
+
+    def spoil(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.masked_fill(inputs[0][..., None] == 77, torch.nan)
+
+    handle = model._body.get_input_embeddings().register_forward_hook(spoil)
+    yield model
+    handle.remove()
+
+
+def test_a_prefix_spoilt_before_any_value_was_asked_is_not_kept(broken: CountingLM) -> None:
+    reader = Reader(broken)
+    prefix = list(range(3, 23))
+    bad = logprob_read([*prefix, 77, *range(30, 50)], first=35)
+    good = logprob_read([*prefix, *range(60, 70)], first=10)
+    opened = reader.open(bad)
+    batch = reader.batch(24)
+    batch.add(opened)
+    batch.run()
+    assert isinstance(opened.error, NotFinite)
+    assert reader.read([good])[0].values == pytest.approx(plain(broken, good), abs=1e-4)
+
+
+def test_a_read_tried_alone_waits_for_the_room_that_others_hold(broken: CountingLM) -> None:
+    reader = Reader(broken, cache_bytes=1)
+    limit = broken.context_limit
+    held = reader.open(logprob_read([3 + n % 60 for n in range(limit)], first=limit - 2))
+    for _ in range(3):
+        batch = reader.batch(limit // 5)
+        batch.add(held)
+        batch.run()
+    prefix = [70, 71]
+    bad = reader.open(logprob_read([*prefix, 77, 5], first=2))
+    good = reader.open(logprob_read([*prefix, *(4 + n % 60 for n in range(limit - 4))], first=2))
+    batch = reader.batch(limit // 5)
+    assert None not in [batch.add(bad), batch.add(good)]
+    batch.run()
+    assert isinstance(bad.error, NotFinite)
+    assert not good.is_finished
+    while not (held.is_finished and good.is_finished):
+        batch = reader.batch()
+        for read in (held, good):
+            batch.add(read)
+        batch.run()
+    assert good.output is not None
+    assert good.output.values == pytest.approx(plain(broken, good.read), abs=1e-4)
+
+
+def test_what_is_read_once_more_is_read_in_one_row(
+    model: CountingLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(model)
+    ids = list(range(3, 93))
+    reader.read([HeadRead(model="m", ids=tuple(ids), positions=(89,), labels=(4,), width=1)])
+    rows: list[int] = []
+
+    def counted(pool: KeyValuePool, found: Sequence[Row], **packed: Any) -> PrefixRows:
+        rows.append(len(found))
+        return PrefixRows(pool, found, **packed)
+
+    monkeypatch.setattr("prm.engine.forward.PrefixRows", counted)
+    read = logprob_read(ids)
+    opened = reader.open(read)
+    batch = reader.batch()
+    # The tokens that all but the first log-prob come from count against the budget.
+    assert batch.add(opened) == 89
+    batch.run()
+    assert opened.output is not None
+    assert opened.output.values == pytest.approx(plain(model, read), abs=1e-4)
+    assert rows == [2]  # the last log-prob comes from a run of its own
+
+
+def test_deposits_alone_do_not_grow_the_tree(model: CountingLM) -> None:
+    reader = Reader(model, cache_bytes=1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        ids = torch.randint(3, 99, (60,), generator=generator).tolist()
+        reader.deposit(ids, 30, [-1.0] * 30)
+    assert reader.tree.num_tokens <= reader.tree.max_tokens
+    reader.tree.check_integrity()
+
+
+def test_a_deposit_that_is_no_number_is_left_to_a_forward(model: CountingLM) -> None:
+    reader = Reader(model)
+    read = logprob_read(range(3, 13), first=7)
+    reader.deposit(read.ids, 7, [-torch.inf, torch.nan, -1.0])
+    values = reader.read([read])[0].values
+    assert values[:2] == pytest.approx(plain(model, read)[:2], abs=1e-4)
+    assert values[2] == -1.0
+
+
+def test_the_pool_keeps_to_its_memory(model: CountingLM) -> None:
+    pool = model.new_pool()
+    reader = Reader(model, cache_bytes=1100 * pool.bytes_per_token)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        ids = torch.randint(3, 99, (60,), generator=generator).tolist()
+        reader.read([logprob_read(ids)])
+    assert reader._pool.num_slots == 1100
 
 
 def test_ids_without_a_row_are_refused(model: CountingLM) -> None:
