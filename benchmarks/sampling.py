@@ -65,7 +65,9 @@ def rung(work: Work) -> Callable[[], int]:
 
     torch.set_num_threads(work.threads)
     tokenizer = ChatTokenizer(work.policy)
-    sampler = Sampler(CausalLM.load(work.policy), tokenizer, max_batch=work.sequences)
+    model = CausalLM.load(work.policy)
+    model.fuse()  # as the engine process does
+    sampler = Sampler(model, tokenizer, max_batch=work.sequences)
     prompts = [_prompt_ids(work.policy)] * work.sequences
     params = SamplingParams(temperature=1.0, max_tokens=work.tokens, ignore_eos=True)
 

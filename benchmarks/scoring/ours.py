@@ -33,6 +33,7 @@ def _rung(spec: Spec) -> TakeTurn:
     """A new Reader for every turn: what is cached was computed within the turn."""
     folder = Path(spec.folder)
     model = CausalLM.load(folder, dtype=getattr(torch, spec.dtype))
+    model.fuse()  # as the engine process does
     shape = Shape.of(folder)
     model.logprobs(
         [range(8)], [1]

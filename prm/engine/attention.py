@@ -26,6 +26,11 @@ from prm.engine.kv import KeyValuePool, SlotCache
 PACKED_ATTENTION = "rung_packed"
 # Query-key pairs of one padded call: 2^24 floats of mask are 64 MB.
 MASK_ENTRIES = 1 << 24
+# Queries of one piece of a row: shorter ones save more keys, and copy more of them. 12 % more
+# tokens/s than whole rows of 40 to 400 tokens (4 heads of 32, one AVX-512 core).
+PIECE_LENGTH = 64
+# Padded over useful pairs of a call; between 1.15 and 1.5 it makes no difference that can be seen.
+MOST_PADDING = 1.3
 # A call costs about as much as this many pairs of padding.
 CALL_ENTRIES = 1 << 14
 
@@ -306,8 +311,12 @@ class _OneCall:
 
 
 def _cut(row: Row, slots: npt.NDArray[np.int64]) -> Iterator[Row]:
-    """A row with a context needs a mask; one of a long row is made a piece of queries at a time."""
-    step = row.length if len(row.context) == 0 else max(1, MASK_ENTRIES // row.span)
+    """A row without a context in pieces, each of which sees no key behind its own end.
+
+    CPU kernels gain little from being causal below some hundred keys; pieces save the other half.
+    A row with a context is cut only where its mask would be too large.
+    """
+    step = PIECE_LENGTH if len(row.context) == 0 else max(1, MASK_ENTRIES // row.span)
     for start in range(0, row.length, step):
         own = slots[row.start : row.start + start]
         yield Row(
@@ -326,9 +335,8 @@ def _bucket(rows: Sequence[Row]) -> Iterator[list[Row]]:
         useful += row.length * row.span
         padded = (len(bucket) + 1) * num_queries * num_keys
         is_other_kind = bucket and (len(bucket[-1].context) > 0) != (len(row.context) > 0)
-        if bucket and (
-            is_other_kind or padded > MASK_ENTRIES or padded > 1.3 * useful + CALL_ENTRIES
-        ):
+        is_wasteful = padded > MOST_PADDING * useful + CALL_ENTRIES
+        if bucket and (is_other_kind or padded > MASK_ENTRIES or is_wasteful):
             yield bucket
             bucket = []
             num_queries, num_keys, useful = row.length, row.span, row.length * row.span

@@ -108,9 +108,13 @@ def load_model(
 ) -> EngineModel:
     """A version's model, of the class that its family reads. Raises ModelFolderError."""
     layout = head_layout(version)
+    model: EngineModel
     if layout is None:
-        return CausalLM.load(version.folder, device=device, dtype=dtype)
-    return HeadModel.load(version.folder, layout, device=device, dtype=dtype)
+        model = CausalLM.load(version.folder, device=device, dtype=dtype)
+    else:
+        model = HeadModel.load(version.folder, layout, device=device, dtype=dtype)
+    model.fuse()
+    return model
 
 
 def head_layout(version: ModelVersion) -> HeadLayout | None:

@@ -53,9 +53,11 @@ def _of_rows(
     parts = []
     for first in range(0, head.shape[0], columns):
         logits = float_logits(hidden, head[first : first + columns])
-        parts.append(logits.logsumexp(-1))
         place = targets - first
         is_here = (place >= 0) & (place < logits.shape[1])
         found = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
         chosen = torch.where(is_here, found, chosen)
+        # log-sum-exp in place: the tile is not needed any more.
+        largest = logits.amax(-1)
+        parts.append(largest + logits.sub_(largest[:, None]).exp_().sum(-1).log())
     return chosen - torch.stack(parts).logsumexp(0)

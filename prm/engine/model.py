@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from prm.engine.attention import AttentionPlan, WholeSequences
+from prm.engine.fused import FusedBody, can_fuse
 from prm.engine.kv import KeyValuePool, SlotCache
 from prm.engine.loading import load_weights, read_config
 from prm.engine.logprobs import float_logits, target_logprobs
@@ -22,6 +23,7 @@ class EngineModel(ABC):
 
     def __init__(self, body: PreTrainedModel) -> None:
         self._body = body
+        self._fused: FusedBody | None = None
         self._config = body.config
         self.device = body.device
         self.dtype = body.dtype
@@ -55,6 +57,15 @@ class EngineModel(ABC):
             device=self.device,
         )
 
+    @torch.inference_mode()
+    def fuse(self) -> None:
+        """Compute the body in fewer operations from now on, if `fused.py` knows its layers.
+
+        For models that only serve: the body's own weights are gone afterwards.
+        """
+        if can_fuse(self._body):
+            self._fused = FusedBody(self._body)
+
     @property
     def num_ids(self) -> int:
         """Ids that the model has a row for: 0 to `num_ids` - 1."""
@@ -77,6 +88,8 @@ class EngineModel(ABC):
     @torch.inference_mode()
     def hidden(self, ids: Int[Tensor, "T"], plan: AttentionPlan) -> Float[Tensor, "T size"]:
         """Last hidden states of a packed batch."""
+        if self._fused is not None:
+            return self._fused(ids, plan)
         output = self._body(
             input_ids=ids[None], position_ids=plan.position_ids, use_cache=False, plan=plan
         )
