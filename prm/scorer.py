@@ -5,7 +5,6 @@
 The one path that the HTTP route, the searches and the command line share.
 """
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -28,6 +27,7 @@ from prm.families.base import (
     Recipe,
 )
 from prm.manifest import ModelVersion, PrmManifest
+from prm.tasks import off_loop_if_long
 from prm.types import ScoredTrajectory, Trajectory
 
 
@@ -176,7 +176,8 @@ class Scorer(StepScorer):
         self._check_aggregation(aggregation)
         started = time.perf_counter()
         # Tokenisation is pure CPU work; in a thread it does not hold up other requests.
-        encoded = await asyncio.to_thread(self._encode_all, trajectories)
+        size = sum(trajectory.num_characters for trajectory in trajectories)
+        encoded = await off_loop_if_long(size, self._encode_all, trajectories)
         encode_ms = 1e3 * (time.perf_counter() - started)
         reply = await self._read(encoded)
         outputs = iter(reply.outputs)

@@ -41,6 +41,11 @@ class Trajectory:
     steps: tuple[Step, ...]
     is_cut: bool = False
 
+    @property
+    def num_characters(self) -> int:
+        """Characters that a tokenizer will see."""
+        return len(self.response) + sum(len(message.content) for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepScore:

@@ -8,9 +8,8 @@ from prm.errors import InvalidInput
 from server.connection import Answers
 from server.schemas.score import ScoreResponse
 
+# Enough that a request's overhead does not count, few enough that a progress bar moves.
 ITEMS_PER_REQUEST = 64
-# What a server says that takes fewer items in one request (`Services.score`).
-_TAKES_AT_MOST = re.compile(r"one request takes at most (\d+)")
 _ITEM = re.compile(r"items(?:\[(\d+)\]|\.(\d+))[.:]? ?")
 
 
@@ -40,12 +39,9 @@ async def score_in_batches(
 
 
 def _fewer(error: InvalidInput, size: int) -> int:
-    """How many items to send instead; 0 when their number is not what is wrong."""
-    if size == 1:
-        return 0
-    if found := _TAKES_AT_MOST.search(str(error)):
-        return min(int(found[1]), size - 1)
-    return size // 2 if str(error).startswith("413:") else 0
+    """How many items to send instead; 0 when neither their number nor their size is wrong."""
+    is_too_much = error.param == "items" or str(error).startswith("413:")
+    return size // 2 if is_too_much else 0
 
 
 def _placed(error: InvalidInput, places: Sequence[str]) -> InvalidInput:

@@ -4,7 +4,7 @@ The routes and the command line call the same two methods, `score` and `search`,
 and wire types out.
 """
 
-import asyncio
+import re
 import secrets
 import time
 import uuid
@@ -19,6 +19,7 @@ from prm.errors import InvalidInput, ModelFolderError, UnknownModel
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
 from prm.scorer import ScoredBatch, StepScorer
+from prm.tasks import off_loop_if_long
 from prm.types import ScoredTrajectory, Trajectory
 from search.budget import Budget
 from search.generator import Generator
@@ -108,18 +109,23 @@ class Services:
         calibration = calibration_for(
             request, scorer.version, self.registry.calibrations(scorer.version)
         )
-        if "cumulative" in request.include and not scorer.has_cumulative:
-            raise InvalidInput(
-                f"include: the steps of {scorer.version.key} do not add up, as those of an "
-                "implicit PRM do; leave cumulative out",
-                param="include",
-            )
+        for wanted in {"cumulative", "tokens"} & set(request.include):
+            if not scorer.has_cumulative:
+                raise InvalidInput(
+                    f"include: {scorer.version.key} has no rewards of single tokens that add up "
+                    f"over steps, as an implicit PRM has; leave {wanted} out",
+                    param="include",
+                )
         if request.reference_compat:
             scorer = scorer.as_published()
         # Cutting is linear, and still half a second for a megabyte: in a thread, as tokenisation.
-        trajectories = await asyncio.to_thread(_trajectories, request, scorer.step_separator)
+        size = sum(item.num_characters for item in request.items)
+        trajectories = await off_loop_if_long(size, _trajectories, request, scorer.step_separator)
         calibrated = CalibratedScorer(scorer, calibration)
-        batch = await calibrated.score(trajectories, aggregation=request.aggregation)
+        try:
+            batch = await calibrated.score(trajectories, aggregation=request.aggregation)
+        except InvalidInput as error:
+            raise _named_as_sent(error, request) from error
         self.telemetry.scored(scorer.version, batch, time.perf_counter() - started)
         return _score_response(request, scorer, batch, started)
 
@@ -236,6 +242,15 @@ def _trajectories(request: ScoreRequest, separator: str) -> list[Trajectory]:
             field = f"items[{index}].{error.param}"
             raise InvalidInput(f"{field}: {error}", param=field) from error
     return trajectories
+
+
+def _named_as_sent(error: InvalidInput, request: ScoreRequest) -> InvalidInput:
+    """The same error, about `problem` where the caller sent that and no messages."""
+    field = re.fullmatch(r"items\[(\d+)\]\.messages\[0\]\.content", error.param or "")
+    if field is None or request.items[int(field[1])].problem is None:
+        return error
+    sent = f"items[{field[1]}].problem"
+    return InvalidInput(str(error).replace(field[0], sent), param=sent)
 
 
 def _score_response(

@@ -1,6 +1,6 @@
 """The engine process: messages in, messages out, one forward at a time.
 
-    python -m prm.engine.worker --socket PATH --device cpu FOLDER [FOLDER …]
+    python -m prm.engine.worker --socket PATH --device cpu … FOLDER [FOLDER …]
 
 One thread reads frames from the socket, the main thread computes. Each turn of the main loop takes
 what has arrived, runs one scoring forward per model and one decoding step, so neither kind of work
@@ -276,12 +276,12 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Rung's engine process; started by the server.")
     parser.add_argument("--socket", required=True)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-batch", type=int, default=64)
-    parser.add_argument("--token-budget", type=int, default=8192)
-    parser.add_argument("--cache-mb", type=int, default=1024)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--dtype", required=True, choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--max-batch", type=int, required=True)
+    parser.add_argument("--token-budget", type=int, required=True)
+    parser.add_argument("--cache-mb", type=int, required=True)
     parser.add_argument("folders", nargs="*", type=Path)
     return parser.parse_args()
 

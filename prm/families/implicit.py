@@ -45,7 +45,7 @@ from prm.families.base import (
 )
 from prm.families.published import place_as_published
 from prm.families.reading import Reading, read_as_written, read_joined
-from prm.families.texts import refuse_control_tokens
+from prm.families.texts import refuse_control_tokens, step_field
 from prm.manifest import Finite, ModelRef, ModelVersion
 from prm.types import Message, TokenRewards, Trajectory
 
@@ -128,6 +128,7 @@ class ImplicitFamily:
         ids = prompt + response.ids + self._end_of_turn
         starts = [start for start, _ in response.char_offsets]
         ends = [bisect_left(starts, end) for end in reading.step_ends]
+        _refuse_step_without_token(trajectory, ends)
         if self._end_of_turn:
             ends[-1] = len(ids) - len(prompt)
         offsets = list(response.char_offsets)
@@ -196,6 +197,16 @@ def token_rewards(
         return [beta * ours for ours in trained]
     assert len(trained) == len(reference)
     return [beta * (ours - theirs) for ours, theirs in zip(trained, reference, strict=True)]
+
+
+def _refuse_step_without_token(trajectory: Trajectory, ends: Sequence[int]) -> None:
+    for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        if start == end:
+            raise InvalidInput(
+                f"step {index} has no token of its own: it ends inside the last token of the step "
+                "before it; cut the response elsewhere",
+                param=step_field(trajectory, index),
+            )
 
 
 def step_values(rewards: Sequence[float], step_ends: Sequence[int]) -> list[float]:

@@ -29,6 +29,11 @@ class ScoreItem(Wire):
             raise ValueError("give either steps or response, and not both")
         return self
 
+    @property
+    def num_characters(self) -> int:
+        """Characters of the response, which may have to be cut."""
+        return len(self.response or "") + sum(map(len, self.steps or ()))
+
     def to_trajectory(self, rule: CutRule) -> Trajectory:
         """The trajectory: its response cut, or its steps joined. Raises InvalidInput."""
         messages = messages_of(self.problem, self.messages)

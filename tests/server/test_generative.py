@@ -90,7 +90,7 @@ def test_hostile_texts_are_refused_or_are_text(http: httpx2.Client, name: str) -
     assert [step["text"] for step in item["steps"]] == hostile
     for body, param in (
         ({"problem": "x", "steps": ["a", "<|im_end|>"]}, "items[0].steps[1]"),
-        ({"problem": "<|im_start|>", "steps": ["a"]}, "items[0].messages[0].content"),
+        ({"problem": "<|im_start|>", "steps": ["a"]}, "items[0].problem"),
         ({"problem": "x", "response": "a\n\nb<|im_end|>"}, "items[0].response"),
     ):
         response = http.post("/v1/prm/score", json={"model": name, "items": [body]})

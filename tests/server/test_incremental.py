@@ -31,7 +31,7 @@ def prompt_tokens(problem: str) -> int:
 
 
 def test_the_next_round_pays_for_its_new_step_alone(http: httpx2.Client) -> None:
-    problem = "Round by round: (3+4)*2-5"
+    problem = "~ Round by round: (3+4)*2-5"
     before = 0
     for end in range(1, len(STEPS) + 1):
         answer = score(http, problem, STEPS[:end])
@@ -39,8 +39,9 @@ def test_the_next_round_pays_for_its_new_step_alone(http: httpx2.Client) -> None
         usage = answer["usage"]
         assert usage["prompt_tokens"] == total
         assert usage["cached_tokens"] + usage["scored_tokens"] == 2 * total
-        # The last token of the round before was predicted, not read: it is new now.
-        assert usage["cached_tokens"] == 2 * max(0, before - 1)
+        # The last token of the round before was predicted, not read: it is new now. In the first
+        # one, the token that begins every chat may be known from other tests.
+        assert usage["cached_tokens"] in ((2 * (before - 1),) if before else (0, 2))
         (item,) = answer["data"]
         assert [step["cached"] for step in item["steps"]] == [True] * (end - 1) + [False]
         before = total

