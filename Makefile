@@ -9,7 +9,7 @@ PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint 
 # Threads that spin while they wait make torch forty times slower beside other work.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup serve test lint format test-vllm bench bench-score demo clean
+.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score demo clean
 
 setup: $(VENV)/.done
 
@@ -48,6 +48,10 @@ format: setup
 
 test-vllm: setup $(VLLM_VENV)/.done
 	RUNG_VLLM=$(CURDIR)/$(VLLM_VENV)/bin/python $(VENV)/bin/pytest -m vllm $(ARGS)
+
+# Where there is a CUDA device.
+test-gpu: setup
+	$(VENV)/bin/pytest -m gpu $(ARGS)
 
 bench: setup $(VLLM_VENV)/.done
 	$(VENV)/bin/python -m benchmarks.sampling $(ARGS)

@@ -30,7 +30,7 @@ HeadKey = tuple[int, tuple[int, ...]]
 
 
 class Node:
-    """A run of tokens below `parent`. `depth` counts the tokens before it.
+    """A run of tokens below `parent`; None once it is forgotten. `depth` counts tokens before it.
 
     `logprobs[i]` is NaN while the log-prob of `ids[i]` is unknown. `slots` is its block or None;
     with `is_pending` the block is reserved and will be filled by the forward that is being made.
@@ -245,6 +245,7 @@ class PrefixTree:
     def _remove(self, node: Node) -> int:
         assert node.parent is not None
         del node.parent.children[int(node.ids[0])]
+        node.parent = None
         self.num_tokens -= len(node.ids)
         return len(node.ids)
 

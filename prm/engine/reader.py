@@ -53,7 +53,7 @@ class Reader:
         if ids.min() < 0 or ids.max() >= self.model.num_ids:
             raise IndexError(f"token ids must lie between 0 and {self.model.num_ids - 1}")
         opened = OpenRead(read, ids.astype(np.int32))
-        leaf = self.tree.extend(opened.ids)
+        opened.seen = leaf = self.tree.extend(opened.ids)
         opened.cached_values = num_known(read, leaf)
         self.finish_if_known(opened, leaf)
         return opened
@@ -129,7 +129,10 @@ class Reader:
     def hold(self, opened: OpenRead) -> Node:
         """Lease a read's path, so that what is computed for it stays; returns where it ends."""
         if opened.leaf is None:
-            opened.leaf = self.tree.extend(opened.ids)
+            # Cut in two or not, the node that was seen still ends where the read ends.
+            is_there = opened.seen is not None and opened.seen.parent is not None
+            opened.leaf = opened.seen if is_there else self.tree.extend(opened.ids)
+            assert opened.leaf is not None
             self.tree.lease(opened.leaf)
             self._holding[opened] = None
         return opened.leaf

@@ -17,14 +17,16 @@ class NotFinite(Exception):
 class OpenRead:
     """What of a read was known from the start, and what it has cost so far.
 
-    `leaf` is where its tokens end in the tree, leased; None while it holds nothing. When it is
-    finished `output` is set, or `error` when its values are not finite.
+    `seen` is where its tokens ended in the tree when it was opened. `leaf` is where they end,
+    leased; None while it holds nothing. When it is finished `output` is set, or `error` when its
+    values are not finite.
     """
 
     read: Read
     ids: Ids
     cached_values: int = 0
     num_computed: int = 0
+    seen: Node | None = None
     leaf: Node | None = None
     output: ReadOutput | None = None
     error: NotFinite | None = None
