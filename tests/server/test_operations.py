@@ -77,8 +77,8 @@ def test_metrics_count_requests_tokens_and_steps_by_version(http: httpx2.Client)
 
     assert grown("rung_scored_steps_total", PRM, "1", "", "") == 1
     assert grown("rung_tokens_total", PRM, "1", "prompt", "") == 11
-    read = [grown("rung_tokens_total", PRM, "1", kind, "") for kind in ("scored", "cached")]
-    assert sum(read) == 22
+    tokens = [grown("rung_tokens_total", PRM, "1", kind, "") for kind in ("scored", "cached")]
+    assert sum(tokens) == 22
     assert grown("rung_queue_seconds_count", PRM, "1", "", "") == 1
     assert grown("rung_request_seconds_count", PRM, "1", "score", "") == 1
     assert grown("http_requests_total", "", "", "", "/v1/prm/score") == 1
