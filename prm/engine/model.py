@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -46,16 +47,7 @@ class EngineModel(ABC):
 
     def new_cache(self, slots: int) -> SlotCache:
         """An empty cache for this many running sequences."""
-        config = self._config
-        heads = config.num_attention_heads
-        return SlotCache(
-            layers=config.num_hidden_layers,
-            slots=slots,
-            kv_heads=config.num_key_value_heads or heads,
-            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        return SlotCache(slots=slots, **self._cache_shape())
 
     @torch.inference_mode()
     def fuse(self) -> None:
@@ -75,15 +67,19 @@ class EngineModel(ABC):
 
     def new_pool(self) -> KeyValuePool:
         """An empty pool for this model's keys and values."""
+        return KeyValuePool(**self._cache_shape())
+
+    def _cache_shape(self) -> dict[str, Any]:
+        """What a token's keys and values are made of."""
         config = self._config
         heads = config.num_attention_heads
-        return KeyValuePool(
-            layers=config.num_hidden_layers,
-            kv_heads=config.num_key_value_heads or heads,
-            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        return {
+            "layers": config.num_hidden_layers,
+            "kv_heads": config.num_key_value_heads or heads,
+            "head_size": getattr(config, "head_dim", None) or config.hidden_size // heads,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
 
     @torch.inference_mode()
     def hidden(self, ids: Int[Tensor, "T"], plan: AttentionPlan) -> Float[Tensor, "T size"]:

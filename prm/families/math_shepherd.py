@@ -23,15 +23,14 @@ from prm.families.base import (
     EncodedTrajectory,
     FamilyScores,
     FamilySpec,
-    HeadRead,
     Proposal,
     ReadOutput,
     Recipe,
     RecipeMismatch,
     check_length,
     context_limit,
-    step_score,
 )
+from prm.families.head_reads import label_scores, one_read
 from prm.families.texts import (
     named_like,
     problem_of,
@@ -106,22 +105,13 @@ class MathShepherdFamily:
                     param=step_field(trajectory, step.index),
                 )
         positions = tuple(tags[end] for end in ends)
-        read = HeadRead(
-            model=self._model,
-            ids=encoded.ids[: positions[-1] + 1],
-            positions=positions,
-            width=len(self._labels),
-            labels=self._labels,
-        )
-        return EncodedTrajectory(
-            ids=read.ids, reads=(read,), step_values=tuple(range(1, len(positions) + 1))
+        return one_read(
+            self._model, encoded.ids, positions, width=len(self._labels), labels=self._labels
         )
 
     def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
         """See `Family.score`."""
-        (output,) = outputs
-        pairs = zip(output.values[::2], output.values[1::2], strict=True)
-        return FamilyScores(steps=tuple(step_score(good - bad) for good, bad in pairs))
+        return label_scores(outputs)
 
     def _write(self, problem: str, steps: Sequence[str]) -> tuple[str, list[int]]:
         """The text that the model reads, and where in it each tag ends."""

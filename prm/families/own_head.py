@@ -1,34 +1,16 @@
 """What families have in common whose checkpoint keeps a head of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput
-from prm.families.base import EncodedTrajectory, HeadLayout, HeadRead, ReadOutput, RecipeMismatch
+from prm.families.base import HeadLayout, RecipeMismatch
 from prm.families.texts import step_field
 from prm.types import Trajectory
 
 # Qwen2.5-Math's own system turn: its PRMs and its RM were trained under it.
 MATH_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-
-
-def one_read(
-    model: str, ids: Sequence[int], positions: Sequence[int], *, width: int
-) -> EncodedTrajectory:
-    """All outputs of the head at each step's position; tokens after the last one are not read."""
-    read = HeadRead(
-        model=model, ids=tuple(ids[: positions[-1] + 1]), positions=tuple(positions), width=width
-    )
-    return EncodedTrajectory(
-        ids=read.ids, reads=(read,), step_values=tuple(range(1, len(positions) + 1))
-    )
-
-
-def rows(outputs: Sequence[ReadOutput], *, width: int) -> list[tuple[float, ...]]:
-    """The head's outputs at each position of the only read."""
-    (output,) = outputs
-    return list(zip(*(output.values[place::width] for place in range(width)), strict=True))
 
 
 def refuse_text(trajectory: Trajectory, text: str) -> None:

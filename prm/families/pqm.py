@@ -32,13 +32,12 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
+from prm.families.head_reads import one_read, rows
 from prm.families.own_head import (
     check_architecture,
     check_count,
     check_head,
-    one_read,
     refuse_text,
-    rows,
 )
 from prm.families.texts import problem_of, refuse_control_tokens, single_id, step_field
 from prm.manifest import ModelVersion

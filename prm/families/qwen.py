@@ -35,14 +35,13 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
+from prm.families.head_reads import one_read, rows
 from prm.families.own_head import (
     MATH_SYSTEM,
     check_architecture,
     check_count,
     check_head,
-    one_read,
     refuse_text,
-    rows,
     with_defaults,
 )
 from prm.families.texts import named_like, refuse_control_tokens, single_id

@@ -23,15 +23,14 @@ from prm.families.base import (
     EncodedTrajectory,
     FamilyScores,
     FamilySpec,
-    HeadRead,
     Proposal,
     ReadOutput,
     Recipe,
     RecipeMismatch,
     check_length,
     context_limit,
-    step_score,
 )
+from prm.families.head_reads import label_scores, one_read
 from prm.families.texts import (
     named_like,
     problem_of,
@@ -86,22 +85,12 @@ class RlhflowFamily:
             field = step_field(trajectory, 0).partition("[")[0]
             raise InvalidInput(str(error), param=field) from error
         self._check_length(len(ids))
-        read = HeadRead(
-            model=self._model,
-            ids=ids[: answers[-1]],
-            positions=tuple(answer - 1 for answer in answers),
-            width=2,
-            labels=(self._good, self._bad),
-        )
-        return EncodedTrajectory(
-            ids=read.ids, reads=(read,), step_values=tuple(range(1, len(answers) + 1))
-        )
+        positions = [answer - 1 for answer in answers]
+        return one_read(self._model, ids, positions, width=2, labels=(self._good, self._bad))
 
     def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
         """See `Family.score`."""
-        (output,) = outputs
-        pairs = zip(output.values[::2], output.values[1::2], strict=True)
-        return FamilyScores(steps=tuple(step_score(good - bad) for good, bad in pairs))
+        return label_scores(outputs)
 
     def _place(self, problem: str, steps: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:
         """The chat's ids, and where its answers stand. Raises ValueError for a lost answer."""

@@ -34,11 +34,10 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
+from prm.families.head_reads import one_read, rows
 from prm.families.own_head import (
     check_architecture,
     check_head,
-    one_read,
-    rows,
 )
 from prm.families.texts import problem_of, single_id, step_field
 from prm.manifest import ModelVersion

@@ -42,12 +42,11 @@ from prm.families.base import (
     context_limit,
     step_score,
 )
+from prm.families.head_reads import one_read, rows
 from prm.families.own_head import (
     check_architecture,
     check_head,
     has_tensor,
-    one_read,
-    rows,
     with_defaults,
 )
 from prm.families.texts import named_like, problem_of
