@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from prm.errors import InvalidInput
-from prm.families.base import Read, check_length
+from prm.families.base import Read
 from prm.families.genprm import YES_NO, GenPrm
 from prm.families.texts import step_field
 from prm.families.thinkprm import ThinkPrm, UnusableChain
-from prm.families.verdicts import mean_logit, seed_of, verdict
+from prm.families.verdicts import mean_logit, seed_of
 from prm.scorer import BackendReply
 from prm.tasks import all_or_none
 from prm.types import Trajectory
@@ -229,13 +229,13 @@ class Verification:
     async def _verdicts(self, asked: Sequence[tuple[int, ...]]) -> list[float]:
         """The logit of the verdict after each of these ids."""
         for ids in asked:
-            check_length(len(ids), self._verifier.context_limit, self._recipe.label, "verified ")
+            self._verifier.check_length(len(ids), "verified ")
         reads = [self._verifier.read(ids) for ids in asked]
         outputs = (await self._model.read(reads)).outputs
         cached = sum(output.cached_tokens for output in outputs)
         self.cost.cached_tokens += cached
         self.cost.scored_tokens += sum(map(len, asked)) - cached
-        return [verdict(o.values, self._recipe.decision_temperature) for o in outputs]
+        return [self._verifier.raw(output.values) for output in outputs]
 
     def _unusable(self, step: int, why: str) -> InvalidInput:
         samples = self._recipe.samples

@@ -7,16 +7,17 @@ In every family a step's `raw` number is a logit: its score is σ(raw), in [0, 1
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prm.aggregation import PlainAggregation
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
-from prm.errors import InvalidInput, ModelFolderError
+from prm.errors import ModelFolderError
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.types import Step, StepScore, TokenRewards, Trajectory
 
@@ -66,18 +67,31 @@ class ReadOutput:
     cached_values: int = 0
 
 
+# Fields of a family's recipe, by the recipe's name.
+Settings = Mapping[str, Mapping[str, Any]]
+
+
 class Recipe(BaseModel):
     """A family's settings, as a manifest holds them. `name` and `revision` stand in every answer.
 
     `context_limit` is the longest item that the model was trained for, where that is less than what
-    its configuration allows.
+    its configuration allows. `by_name` fills in, by a recipe's name, what is not stated.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    by_name: ClassVar[Settings] = MappingProxyType({})
 
     name: str
     revision: int = Field(default=1, ge=1)
     context_limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, stated: Any) -> Any:
+        if not isinstance(stated, Mapping):
+            return stated
+        name = stated.get("name", cls.model_fields["name"].default)
+        return {**cls.by_name.get(str(name), {}), **stated}
 
     @property
     def label(self) -> str:
@@ -203,7 +217,7 @@ class FamilySpec(Generic[R]):
     reads the vocabulary's logits.
 
     `writes` is True where versions write before they are read: what `bind` makes then reads them
-    with nothing written, as their golden scores are, and `prm/generative.py` scores with them.
+    with nothing written, as their golden scores are; `prm/generative_scorer.py` scores with them.
     `has_cumulative`: step scores come with their running sum. `as_published` makes of a recipe the
     one that is read at the step boundaries of published numbers, where these are others.
     """
@@ -237,20 +251,6 @@ class FamilySpec(Generic[R]):
     def load(self, version: ModelVersion, tokenizer: ChatTokenizer) -> Family:
         """The family, bound to a version. Raises ModelFolderError when its recipe does not fit."""
         return self.bind(version, self.recipe_of(version), tokenizer)
-
-
-def check_length(length: int, limit: int, model: str, about: str = "") -> None:
-    """Raises InvalidInput for an item of more than `limit` tokens: nothing is ever cut off."""
-    if length > limit:
-        raise InvalidInput(
-            f"the item is {about}{length} tokens long, and {model} reads at most {limit}; "
-            "send fewer or shorter steps"
-        )
-
-
-def context_limit(version: ModelVersion, recipe: Recipe) -> int:
-    """The most tokens of an item: what the model can read, and what it was trained to read."""
-    return min(version.context_limit, recipe.context_limit or version.context_limit)
 
 
 def sigmoid(value: float) -> float:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from prm.families.base import HeadRead, check_length
+from prm.families.base import HeadRead
 from prm.families.texts import problem_of
 from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, Verifier
 from prm.manifest import ModelVersion
@@ -85,7 +85,7 @@ class GenPrm(Verifier):
             ids = self.judged(self.begun(trajectory, turns), nothing)
             reads.append(self.read(ids))
             turns.append(self.turn(step.index, nothing, YES_NO[0]))
-        check_length(len(ids) + 1, self.context_limit, self._model, "at least ")
+        self.check_length(len(ids) + 1, "at least ")
         return reads
 
     def begun(self, trajectory: Trajectory, turns: Sequence[str]) -> tuple[int, ...]:

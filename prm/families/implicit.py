@@ -39,10 +39,10 @@ from prm.families.base import (
     ReadOutput,
     Recipe,
     RecipeMismatch,
-    check_length,
-    context_limit,
     step_score,
 )
+from prm.families.bound import BoundFamily
+from prm.families.proposing import check_causal
 from prm.families.published import place_as_published
 from prm.families.reading import Reading, read_as_written, read_joined
 from prm.families.texts import refuse_control_tokens, step_field
@@ -104,22 +104,20 @@ class EncodedResponse(EncodedTrajectory):
     char_offsets: tuple[tuple[int, int], ...]
 
 
-class ImplicitFamily:
+class ImplicitFamily(BoundFamily[ImplicitRecipe]):
     """An implicit PRM version, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: ImplicitRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
+        super().__init__(version, recipe, tokenizer)
         self._models = (version.key, *(reference.key for reference in recipe.references))
-        self._context_limit = context_limit(version, recipe)
         self._end_of_turn = (_end_of_turn(version, tokenizer),) if recipe.end_token else ()
 
     def encode(self, trajectory: Trajectory) -> EncodedResponse:
         """See `Family.encode`. Every model reads the response's tokens."""
         texts = [message.content for message in trajectory.messages]
-        self._check_length(self._tokenizer.least_tokens(*texts, trajectory.response), "at least ")
+        self._check_least(*texts, trajectory.response)
         if self.recipe.reference_compat:
             return self._encode_as_published(trajectory)
         reading = read_as_written(trajectory, self.recipe.step_prefix)
@@ -140,7 +138,7 @@ class ImplicitFamily:
         refuse_control_tokens(trajectory, self._tokenizer)
         reading = read_joined(trajectory, self.recipe.step_prefix, "\n\n")
         places = place_as_published(
-            self._tokenizer, trajectory.messages, reading, self._check_length
+            self._tokenizer, trajectory.messages, reading, self.check_length
         )
         return self._encoded(places.ids, places.first, places.ends, places.offsets, reading)
 
@@ -152,7 +150,7 @@ class ImplicitFamily:
         offsets: Sequence[tuple[int, int]],
         reading: Reading,
     ) -> EncodedResponse:
-        self._check_length(len(ids))
+        self.check_length(len(ids))
         return EncodedResponse(
             ids=ids,
             reads=tuple(LogprobRead(model=m, ids=ids, first=first) for m in self._models),
@@ -160,9 +158,6 @@ class ImplicitFamily:
             first=first,
             char_offsets=tuple(reading.span_in_response(*span) for span in offsets),
         )
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._models[0], about)
 
     def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
         """See `Family.score`."""
@@ -238,8 +233,7 @@ def _end_of_turn(version: ModelVersion, tokenizer: ChatTokenizer) -> int:
 
 def propose(checkpoint: Checkpoint) -> Proposal[ImplicitRecipe]:
     """Nothing in a checkpoint tells β or the reference: they must be named."""
-    if not checkpoint.architecture.endswith(SPEC.architectures):
-        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    check_causal(checkpoint)
     if not {"beta", "reference"} <= checkpoint.asked.keys():
         raise RecipeMismatch(
             "nothing in a checkpoint tells an implicit PRM, its β or its reference; name --beta, "

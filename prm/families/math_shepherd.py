@@ -19,25 +19,10 @@ from typing import Literal
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
-from prm.families.base import (
-    EncodedTrajectory,
-    FamilyScores,
-    FamilySpec,
-    Proposal,
-    ReadOutput,
-    Recipe,
-    RecipeMismatch,
-    check_length,
-    context_limit,
-)
-from prm.families.head_reads import label_scores, one_read
-from prm.families.texts import (
-    named_like,
-    problem_of,
-    refuse_control_tokens,
-    single_id,
-    step_field,
-)
+from prm.families.base import EncodedTrajectory, FamilySpec, Proposal, Recipe, RecipeMismatch
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_causal, named_like
+from prm.families.texts import problem_of, refuse_control_tokens, single_id, step_field
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
 
@@ -64,16 +49,13 @@ ER_PRM = MathShepherdRecipe(
 )
 
 
-class MathShepherdFamily:
+class MathShepherdFamily(HeadFamily[MathShepherdRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: MathShepherdRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         folder = version.folder
         self._tag_id = _tag_id(version, recipe, tokenizer)
         self._labels = (
@@ -86,10 +68,10 @@ class MathShepherdFamily:
         problem = problem_of(trajectory)
         refuse_control_tokens(trajectory, self._tokenizer)
         steps = [step.text.strip() for step in trajectory.steps]
-        self._check_length(self._tokenizer.least_tokens(problem, *steps), "at least ")
+        self._check_least(problem, *steps)
         text, ends = self._write(problem, steps)
         encoded = self._tokenizer.encode_marked(text, add_special_tokens=True)
-        self._check_length(len(encoded.ids))
+        self.check_length(len(encoded.ids))
         tags = {
             encoded.char_offsets[place][1]: place
             for place, token in enumerate(encoded.ids)
@@ -104,14 +86,13 @@ class MathShepherdFamily:
                     "one token together, so that no score could be read; end the step differently",
                     param=step_field(trajectory, step.index),
                 )
-        positions = tuple(tags[end] for end in ends)
-        return one_read(
-            self._model, encoded.ids, positions, width=len(self._labels), labels=self._labels
-        )
+        positions = [tags[end] for end in ends]
+        return self._read_at(encoded.ids, positions, width=2, labels=self._labels)
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        return label_scores(outputs)
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        good, bad = outputs
+        return good - bad
 
     def _write(self, problem: str, steps: Sequence[str]) -> tuple[str, list[int]]:
         """The text that the model reads, and where in it each tag ends."""
@@ -135,9 +116,6 @@ class MathShepherdFamily:
             "step more; remove it or write it differently",
             param=field,
         )
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
 
 
 def _tag_id(version: ModelVersion, recipe: MathShepherdRecipe, tokenizer: ChatTokenizer) -> int:
@@ -166,8 +144,7 @@ def propose(checkpoint: Checkpoint) -> Proposal[MathShepherdRecipe]:
 
     Nothing else tells either from any causal LM: see `Proposal.is_certain`.
     """
-    if not checkpoint.architecture.endswith("ForCausalLM"):
-        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    check_causal(checkpoint)
     tokenizer = checkpoint.tokenizer
     found = []
     for recipe in (MathShepherdRecipe(), ER_PRM):

@@ -16,40 +16,25 @@ Qwen2.5-Math-RM is given its system turn; without it the template writes another
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
-
-from pydantic import model_validator
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.families.base import (
     EncodedTrajectory,
-    FamilyScores,
     FamilySpec,
     HeadLayout,
     HeadRead,
     Proposal,
-    ReadOutput,
     Recipe,
-    check_length,
-    context_limit,
-    step_score,
+    Settings,
 )
-from prm.families.own_head import (
-    MATH_SYSTEM,
-    check_architecture,
-    check_head,
-    has_tensor,
-    with_defaults,
-)
-from prm.families.texts import refuse_control_tokens
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_architecture, check_head, has_tensor
+from prm.families.texts import MATH_SYSTEM, answered_ids, refuse_control_tokens
 from prm.manifest import ModelVersion
-from prm.types import Message, Step, Trajectory
-
-_BY_NAME: dict[str, dict[str, Any]] = {
-    "qwen-math-rm": {"system": MATH_SYSTEM, "layers": ("0", "2"), "bias": True},
-    "sequence-classification": {},
-}
+from prm.types import Step, Trajectory
 
 
 class OutcomeRecipe(Recipe):
@@ -61,10 +46,9 @@ class OutcomeRecipe(Recipe):
     bias: bool = False
     prefixes: bool = False
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, values: Any) -> Any:
-        return with_defaults(values, _BY_NAME, "sequence-classification")
+    by_name: ClassVar[Settings] = {
+        "qwen-math-rm": {"system": MATH_SYSTEM, "layers": ("0", "2"), "bias": True}
+    }
 
     @property
     def head(self) -> HeadLayout:
@@ -72,51 +56,38 @@ class OutcomeRecipe(Recipe):
         return HeadLayout(prefix="score", outputs=1, layers=self.layers, bias=self.bias)
 
 
-class OutcomeFamily:
+class OutcomeFamily(HeadFamily[OutcomeRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: OutcomeRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._padding_id = version.config.get("pad_token_id")
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`. One read of the whole, or one per step."""
         texts = [message.content for message in trajectory.messages]
-        least = self._tokenizer.least_tokens(*texts, trajectory.response)
-        self._check_length(least, "at least ")
+        self._check_least(*texts, trajectory.response)
         refuse_control_tokens(trajectory, self._tokenizer)
         self._tokenizer.refuse_control_tokens(trajectory.response, param="response")
         steps = trajectory.steps if self.recipe.prefixes else (_whole(trajectory),)
-        reads = tuple(self._read(trajectory, step.char_end) for step in steps)
+        reads = [self._read(trajectory, step.char_end) for step in steps]
         for read in reads:
-            self._check_length(len(read.ids))
-        return EncodedTrajectory(
-            ids=reads[-1].ids, reads=reads, step_values=(1,) * len(reads), steps=steps
-        )
+            self.check_length(len(read.ids))
+        return replace(self._read_apart(reads), steps=steps)
 
     def _read(self, trajectory: Trajectory, end: int) -> HeadRead:
         """The chat with the response up to `end`, read where it ends."""
-        answer = Message(role="assistant", content=trajectory.response[:end])
-        chat = (*trajectory.messages, answer)
-        if self.recipe.system is not None and chat[0].role != "system":
-            chat = (Message(role="system", content=self.recipe.system), *chat)
-        ids = self._tokenizer.encode_markup(
-            self._tokenizer.render(chat, add_generation_prompt=False)
-        )
+        response = trajectory.response[:end]
+        ids = answered_ids(trajectory, response, self.recipe.system, self._tokenizer)
         last = max((n for n, token in enumerate(ids) if token != self._padding_id), default=0)
         return HeadRead(model=self._model, ids=ids[: last + 1], positions=(last,), width=1)
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        return FamilyScores(steps=tuple(step_score(output.values[0]) for output in outputs))
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        (value,) = outputs
+        return value
 
 
 def _whole(trajectory: Trajectory) -> Step:

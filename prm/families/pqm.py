@@ -21,25 +21,22 @@ from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput
 from prm.families.base import (
     EncodedTrajectory,
-    FamilyScores,
     FamilySpec,
     HeadLayout,
     Proposal,
-    ReadOutput,
     Recipe,
     RecipeMismatch,
-    check_length,
-    context_limit,
-    step_score,
 )
-from prm.families.head_reads import one_read, rows
-from prm.families.own_head import (
-    check_architecture,
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_architecture, check_head
+from prm.families.texts import (
     check_count,
-    check_head,
-    refuse_text,
+    problem_of,
+    refuse_control_tokens,
+    refuse_marker,
+    single_id,
+    step_field,
 )
-from prm.families.texts import problem_of, refuse_control_tokens, single_id, step_field
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
 
@@ -62,22 +59,18 @@ class PqmRecipe(Recipe):
     number_steps: bool = True
 
 
-class PqmFamily:
+class PqmFamily(HeadFamily[PqmRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(self, version: ModelVersion, recipe: PqmRecipe, tokenizer: ChatTokenizer) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._marker_id = single_id(version.folder, tokenizer, recipe.marker, recipe.marker_id)
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`. One read, at every marker."""
         problem = problem_of(trajectory)
-        least = self._tokenizer.least_tokens(problem, trajectory.response)
-        self._check_length(least, "at least ")
-        refuse_text(trajectory, self.recipe.marker)
+        self._check_least(problem, trajectory.response)
+        refuse_marker(trajectory, self.recipe.marker)
         refuse_control_tokens(trajectory, self._tokenizer)
         steps = self._numbered(trajectory) if self.recipe.number_steps else _texts(trajectory)
         answer = "\n".join(f"{step} {self.recipe.marker}" for step in steps)
@@ -86,14 +79,12 @@ class PqmFamily:
         )
         positions = [place for place, token in enumerate(ids) if token == self._marker_id]
         check_count(trajectory, len(positions), self.recipe.marker)
-        encoded = one_read(self._model, ids, positions, width=HEAD.outputs)
-        self._check_length(len(encoded.ids))
-        return encoded
+        return self._read_at(ids, positions, width=HEAD.outputs)
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        values = rows(outputs, width=HEAD.outputs)
-        return FamilyScores(steps=tuple(step_score(value) for (value,) in values))
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        (value,) = outputs
+        return value
 
     def _numbered(self, trajectory: Trajectory) -> list[str]:
         texts = [_NUMBER.sub("", text, count=1).strip() for text in _texts(trajectory)]
@@ -104,9 +95,6 @@ class PqmFamily:
                 param=step_field(trajectory, index),
             )
         return [f"Step {number}: {text}" for number, text in enumerate(texts, start=1)]
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
 
 
 def _texts(trajectory: Trajectory) -> list[str]:

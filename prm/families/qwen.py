@@ -16,44 +16,33 @@ one that the PRM was trained under.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
-
-from pydantic import model_validator
+from typing import ClassVar, Literal
 
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.families.base import (
     EncodedTrajectory,
-    FamilyScores,
     FamilySpec,
     HeadLayout,
     Proposal,
-    ReadOutput,
     Recipe,
     RecipeMismatch,
-    check_length,
-    context_limit,
-    step_score,
+    Settings,
 )
-from prm.families.head_reads import one_read, rows
-from prm.families.own_head import (
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_architecture, check_head, named_like
+from prm.families.texts import (
     MATH_SYSTEM,
-    check_architecture,
+    answered_ids,
     check_count,
-    check_head,
-    refuse_text,
-    with_defaults,
+    refuse_control_tokens,
+    refuse_marker,
+    single_id,
 )
-from prm.families.texts import named_like, refuse_control_tokens, single_id
 from prm.manifest import ModelVersion
-from prm.types import Message, Trajectory
+from prm.types import Trajectory
 
 HEAD = HeadLayout(prefix="score", layers=("0", "2"), outputs=2)
-
-_BY_NAME: dict[str, dict[str, Any]] = {
-    "qwen-math-prm": {"system": MATH_SYSTEM, "context_limit": 4096},
-    "reasonflux-prm": {"system": None},
-}
 
 
 class QwenRecipe(Recipe):
@@ -68,49 +57,33 @@ class QwenRecipe(Recipe):
     marker_id: int | None = 151651
     system: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, values: Any) -> Any:
-        return with_defaults(values, _BY_NAME, "qwen-math-prm")
+    by_name: ClassVar[Settings] = {"qwen-math-prm": {"system": MATH_SYSTEM, "context_limit": 4096}}
 
 
-class QwenFamily:
+class QwenFamily(HeadFamily[QwenRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(self, version: ModelVersion, recipe: QwenRecipe, tokenizer: ChatTokenizer) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._marker_id = single_id(version.folder, tokenizer, recipe.marker, recipe.marker_id)
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`. One read, at every marker."""
         texts = [message.content for message in trajectory.messages]
         steps = [step.text for step in trajectory.steps]
-        self._check_length(self._tokenizer.least_tokens(*texts, *steps), "at least ")
-        refuse_text(trajectory, self.recipe.marker)
+        self._check_least(*texts, *steps)
+        refuse_marker(trajectory, self.recipe.marker)
         refuse_control_tokens(trajectory, self._tokenizer)
         answer = "".join(step + self.recipe.marker for step in steps)
-        chat = (*trajectory.messages, Message(role="assistant", content=answer))
-        if self.recipe.system is not None and chat[0].role != "system":
-            chat = (Message(role="system", content=self.recipe.system), *chat)
-        ids = self._tokenizer.encode_markup(
-            self._tokenizer.render(chat, add_generation_prompt=False)
-        )
+        ids = answered_ids(trajectory, answer, self.recipe.system, self._tokenizer)
         positions = [place for place, token in enumerate(ids) if token == self._marker_id]
         check_count(trajectory, len(positions), self.recipe.marker)
-        encoded = one_read(self._model, ids, positions, width=HEAD.outputs)
-        self._check_length(len(encoded.ids))
-        return encoded
+        return self._read_at(ids, positions, width=HEAD.outputs)
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        pairs = rows(outputs, width=HEAD.outputs)
-        return FamilyScores(steps=tuple(step_score(good - bad) for bad, good in pairs))
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        bad, good = outputs
+        return good - bad
 
 
 def propose(checkpoint: Checkpoint) -> Proposal[QwenRecipe]:

@@ -23,26 +23,21 @@ from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.families.base import (
     EncodedTrajectory,
-    FamilyScores,
     FamilySpec,
     HeadLayout,
     Proposal,
-    ReadOutput,
     Recipe,
     RecipeMismatch,
-    check_length,
-    context_limit,
-    step_score,
 )
-from prm.families.head_reads import one_read, rows
-from prm.families.own_head import (
-    check_architecture,
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_architecture, check_head, has_tensor
+from prm.families.texts import (
     check_count,
-    check_head,
-    has_tensor,
-    refuse_text,
+    problem_of,
+    refuse_control_tokens,
+    refuse_marker,
+    single_id,
 )
-from prm.families.texts import problem_of, refuse_control_tokens, single_id
 from prm.files import read_json
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
@@ -67,24 +62,21 @@ class ReasonEvalRecipe(Recipe):
         return HeadLayout(prefix="score_head", outputs=CLASSES, bias=self.bias)
 
 
-class ReasonEvalFamily:
+class ReasonEvalFamily(HeadFamily[ReasonEvalRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: ReasonEvalRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._separator_id = single_id(version.folder, tokenizer, recipe.separator, None)
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`. One read, where the authors' script reads each step."""
         problem = problem_of(trajectory)
         steps = [step.text for step in trajectory.steps]
-        self._check_length(self._tokenizer.least_tokens(problem, *steps), "at least ")
-        refuse_text(trajectory, self.recipe.separator)
+        self._check_least(problem, *steps)
+        refuse_marker(trajectory, self.recipe.separator)
         refuse_control_tokens(trajectory, self._tokenizer)
         parts = [self.recipe.prompt.replace("{problem}", problem), *steps]
         text = "".join(part + self.recipe.separator for part in parts)
@@ -92,9 +84,7 @@ class ReasonEvalFamily:
             self._tokenizer.encode_markup(text, add_special_tokens=True)
         )
         check_count(trajectory, len(ends), self.recipe.separator)
-        encoded = one_read(self._model, ids, ends, width=CLASSES)
-        self._check_length(len(encoded.ids))
-        return encoded
+        return self._read_at(ids, ends, width=CLASSES)
 
     def _without_separators(self, marked: Sequence[int]) -> tuple[list[int], list[int]]:
         """The ids that the model reads, and the positions after the prompt's own."""
@@ -110,16 +100,10 @@ class ReasonEvalFamily:
             return [self._separator_id, *ids], ends[2:]
         return ids, ends[1:]
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        raws = (
-            validity_logit(negative, neutral, positive)
-            for negative, neutral, positive in rows(outputs, width=CLASSES)
-        )
-        return FamilyScores(steps=tuple(map(step_score, raws)))
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        negative, neutral, positive = outputs
+        return validity_logit(negative, neutral, positive)
 
 
 def validity_logit(negative: float, neutral: float, positive: float) -> float:

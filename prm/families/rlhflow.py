@@ -19,22 +19,13 @@ from typing import Literal
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
-from prm.families.base import (
-    EncodedTrajectory,
-    FamilyScores,
-    FamilySpec,
-    Proposal,
-    ReadOutput,
-    Recipe,
-    RecipeMismatch,
-    check_length,
-    context_limit,
-)
-from prm.families.head_reads import label_scores, one_read
+from prm.families.base import EncodedTrajectory, FamilySpec, Proposal, Recipe, RecipeMismatch
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_causal, named_like
 from prm.families.texts import (
-    named_like,
     problem_of,
     refuse_control_tokens,
+    refuse_marker,
     single_id,
     step_field,
 )
@@ -55,16 +46,13 @@ class RlhflowRecipe(Recipe):
     problem_joint: Literal[" ", "\n\n"] = " "
 
 
-class RlhflowFamily:
+class RlhflowFamily(HeadFamily[RlhflowRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: RlhflowRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._good = single_id(version.folder, tokenizer, recipe.good, None)
         self._bad = single_id(version.folder, tokenizer, recipe.bad, None)
         try:
@@ -76,21 +64,22 @@ class RlhflowFamily:
         """See `Family.encode`. One read, just before every answer."""
         problem = problem_of(trajectory)
         refuse_control_tokens(trajectory, self._tokenizer)
-        self._refuse_placeholder(trajectory)
+        refuse_marker(trajectory, PLACEHOLDER, "the private-use character U+E000")
         steps = [step.text.strip() for step in trajectory.steps]
-        self._check_length(self._tokenizer.least_tokens(problem, *steps), "at least ")
+        self._check_least(problem, *steps)
         try:
             ids, answers = self._place(problem, steps)
         except ValueError as error:
             field = step_field(trajectory, 0).partition("[")[0]
             raise InvalidInput(str(error), param=field) from error
-        self._check_length(len(ids))
+        self.check_length(len(ids))
         positions = [answer - 1 for answer in answers]
-        return one_read(self._model, ids, positions, width=2, labels=(self._good, self._bad))
+        return self._read_at(ids, positions, width=2, labels=(self._good, self._bad))
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        return label_scores(outputs)
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        good, bad = outputs
+        return good - bad
 
     def _place(self, problem: str, steps: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:
         """The chat's ids, and where its answers stand. Raises ValueError for a lost answer."""
@@ -125,25 +114,10 @@ class RlhflowFamily:
             )
         return encoded.ids, [answer for answer in found if answer is not None]
 
-    def _refuse_placeholder(self, trajectory: Trajectory) -> None:
-        texts = [("messages[0].content", trajectory.messages[0].content)]
-        texts += [(step_field(trajectory, step.index), step.text) for step in trajectory.steps]
-        for field, text in texts:
-            if (at := text.find(PLACEHOLDER)) >= 0:
-                raise InvalidInput(
-                    f"the text holds the private-use character U+E000 at character {at}, which "
-                    "marks the answers here; remove it",
-                    param=field,
-                )
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
-
 
 def propose(checkpoint: Checkpoint) -> Proposal[RlhflowRecipe]:
     """Any chat LM with `+` and `-` as single tokens; Mistral-Data by its name alone."""
-    if not checkpoint.architecture.endswith("ForCausalLM"):
-        raise RecipeMismatch(f"architecture {checkpoint.architecture} is not a causal LM")
+    check_causal(checkpoint)
     for text in ("+", "-"):
         if len(ids := checkpoint.tokenizer.encode_markup(text)) != 1:
             raise RecipeMismatch(f"{text!r} is {len(ids)} tokens; the recipe needs one")

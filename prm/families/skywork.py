@@ -23,22 +23,14 @@ from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput
 from prm.families.base import (
     EncodedTrajectory,
-    FamilyScores,
     FamilySpec,
     HeadLayout,
     Proposal,
-    ReadOutput,
     Recipe,
     RecipeMismatch,
-    check_length,
-    context_limit,
-    step_score,
 )
-from prm.families.head_reads import one_read, rows
-from prm.families.own_head import (
-    check_architecture,
-    check_head,
-)
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_architecture, check_head
 from prm.families.texts import problem_of, single_id, step_field
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
@@ -53,23 +45,19 @@ class SkyworkRecipe(Recipe):
     empty_lines: Literal["merge", "keep"] = "merge"
 
 
-class SkyworkFamily:
+class SkyworkFamily(HeadFamily[SkyworkRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: SkyworkRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._newline_id = single_id(version.folder, tokenizer, "\n", None)
 
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`. One read, at the newline behind every step."""
         problem = problem_of(trajectory)
-        least = self._tokenizer.least_tokens(problem, trajectory.response)
-        self._check_length(least, "at least ")
+        self._check_least(problem, trajectory.response)
         self._tokenizer.refuse_control_tokens(problem, param="messages[0].content")
         ids = list(
             self._tokenizer.encode_markup(
@@ -82,14 +70,12 @@ class SkyworkFamily:
                 ids += self._tokenizer.encode_response(line).ids
                 ids.append(self._newline_id)
             positions.append(len(ids) - 1)
-        encoded = one_read(self._model, ids, positions, width=HEAD.outputs)
-        self._check_length(len(encoded.ids))
-        return encoded
+        return self._read_at(ids, positions, width=HEAD.outputs)
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        values = rows(outputs, width=HEAD.outputs)
-        return FamilyScores(steps=tuple(step_score(value) for (value,) in values))
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        (value,) = outputs
+        return value
 
     def _lines(self, trajectory: Trajectory) -> list[list[str]]:
         """The lines that are read before each step's score is, the step's last line last."""
@@ -99,9 +85,6 @@ class SkyworkFamily:
                 for step in trajectory.steps
             ]
         return _whole_lines(trajectory)
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
 
 
 def _whole_lines(trajectory: Trajectory) -> list[list[str]]:

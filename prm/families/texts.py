@@ -1,11 +1,13 @@
-"""What families that read a problem and steps have in common: their texts, and single tokens."""
+"""What families ask of a request's texts, and of the tokenizer that makes single tokens of some."""
 
 from pathlib import Path
 
 from prm.chat import ChatTokenizer
-from prm.checkpoint import Checkpoint
 from prm.errors import InvalidInput, ModelFolderError
-from prm.types import Trajectory
+from prm.types import Message, Trajectory
+
+# Qwen2.5-Math's own system turn: its PRMs and its RM were trained under it.
+MATH_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 def problem_of(trajectory: Trajectory) -> str:
@@ -24,6 +26,16 @@ def problem_of(trajectory: Trajectory) -> str:
     return messages[0].content
 
 
+def answered_ids(
+    trajectory: Trajectory, answer: str, system: str | None, tokenizer: ChatTokenizer
+) -> tuple[int, ...]:
+    """Ids of the chat with this answer, under this system turn where the chat begins with none."""
+    chat = [*trajectory.messages, Message(role="assistant", content=answer)]
+    if system is not None and chat[0].role != "system":
+        chat.insert(0, Message(role="system", content=system))
+    return tokenizer.encode_markup(tokenizer.render(chat, add_generation_prompt=False))
+
+
 def step_field(trajectory: Trajectory, index: int) -> str:
     """The request field that step `index` came in."""
     return "response" if trajectory.is_cut else f"steps[{index}]"
@@ -40,6 +52,33 @@ def refuse_control_tokens(trajectory: Trajectory, tokenizer: ChatTokenizer) -> N
         tokenizer.refuse_control_tokens(step.text, param=step_field(trajectory, step.index))
 
 
+def refuse_marker(trajectory: Trajectory, marker: str, called: str | None = None) -> None:
+    """Raises InvalidInput for a problem or step that holds what the recipe marks steps with.
+
+    It would be taken for one, and the count would be wrong. `called`: what the caller reads.
+    """
+    called = called or f"the step marker {marker!r}"
+    fields = [(f"messages[{n}].content", m.content) for n, m in enumerate(trajectory.messages)]
+    fields += [(step_field(trajectory, step.index), step.text) for step in trajectory.steps]
+    for field, content in fields:
+        if (at := content.find(marker)) >= 0:
+            raise InvalidInput(
+                f"the text holds {called} at character {at}, which this recipe writes itself; "
+                "remove it or write it differently",
+                param=field,
+            )
+
+
+def check_count(trajectory: Trajectory, found: int, marker: str) -> None:
+    """Raises InvalidInput unless there is one marker per step, before anything is computed."""
+    if found != (wanted := len(trajectory.steps)):
+        raise InvalidInput(
+            f"the model would read {found} markers {marker!r} for {wanted} steps; its template or "
+            "tokenizer changes these texts",
+            param="messages",
+        )
+
+
 def single_id(folder: Path, tokenizer: ChatTokenizer, text: str, expected: int | None) -> int:
     """The id of a text that must be one token, and `expected` where the recipe names an id.
 
@@ -54,9 +93,3 @@ def single_id(folder: Path, tokenizer: ChatTokenizer, text: str, expected: int |
             path, f"{text!r} is one token with id {expected} in the recipe; here it is {ids[0]}"
         )
     return ids[0]
-
-
-def named_like(checkpoint: Checkpoint, *words: str) -> bool:
-    """Whether its configuration or the last folders of its path name it by one of these words."""
-    names = [str(checkpoint.config.get("_name_or_path", "")), *checkpoint.folder.parts[-4:]]
-    return any(word in name.lower() for word in words for name in names)

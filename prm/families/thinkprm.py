@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from prm.families.base import HeadRead, check_length
+from prm.families.base import HeadRead
 from prm.families.texts import problem_of, step_field
 from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, Verifier
 from prm.manifest import ModelVersion
@@ -91,7 +91,7 @@ class ThinkPrm(Verifier):
         else:
             text = "".join(f"\nStep {step}: {BOX}{CORRECT_INCORRECT[0]}}}" for step in steps)
             found = self.placed(self.begun(trajectory, len(steps)), text, len(steps))
-        check_length(len(found[-1]) + 1, self.context_limit, self._model, "at least ")
+        self.check_length(len(found[-1]) + 1, "at least ")
         return [self.read(ids) for ids in found]
 
     def begun(self, trajectory: Trajectory, steps: int) -> tuple[int, ...]:

@@ -23,44 +23,26 @@ stands inside a step changes nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
 from prm.families.base import (
     EncodedTrajectory,
-    FamilyScores,
     FamilySpec,
     HeadLayout,
     Proposal,
-    ReadOutput,
     Recipe,
     RecipeMismatch,
-    check_length,
-    context_limit,
-    step_score,
+    Settings,
 )
-from prm.families.head_reads import one_read, rows
-from prm.families.own_head import (
-    check_architecture,
-    check_head,
-    has_tensor,
-    with_defaults,
-)
-from prm.families.texts import named_like, problem_of
+from prm.families.bound import HeadFamily
+from prm.families.proposing import check_architecture, check_head, has_tensor, named_like
+from prm.families.texts import problem_of
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
-
-RecipeName = Literal["trl", "h4", "pure", "repirl"]
-
-_BY_NAME: dict[str, dict[str, Any]] = {
-    "trl": {"separator": "\n"},
-    "h4": {},
-    "pure": {"bos": False, "strip_ends": True},
-    "repirl": {"outputs": 1},
-}
 
 
 class TokenHeadRecipe(Recipe):
@@ -69,17 +51,18 @@ class TokenHeadRecipe(Recipe):
     `bias` tells whether the head has one. `strip_ends` cuts white space at the end of steps.
     """
 
-    name: RecipeName = "trl"
+    name: Literal["trl", "h4", "pure", "repirl"] = "trl"
     separator: str = Field(default="\n\n", min_length=1)
     bos: bool = True
     strip_ends: bool = False
     outputs: Literal[1, 2] = 2
     bias: bool = True
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, values: Any) -> Any:
-        return with_defaults(values, _BY_NAME, "trl")
+    by_name: ClassVar[Settings] = {
+        "trl": {"separator": "\n"},
+        "pure": {"bos": False, "strip_ends": True},
+        "repirl": {"outputs": 1},
+    }
 
     @property
     def head(self) -> HeadLayout:
@@ -87,16 +70,13 @@ class TokenHeadRecipe(Recipe):
         return HeadLayout(prefix="score", outputs=self.outputs, bias=self.bias)
 
 
-class TokenHeadFamily:
+class TokenHeadFamily(HeadFamily[TokenHeadRecipe]):
     """A version of this kind, ready to encode and to score."""
 
     def __init__(
         self, version: ModelVersion, recipe: TokenHeadRecipe, tokenizer: ChatTokenizer
     ) -> None:
-        self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._model = version.key
-        self._context_limit = context_limit(version, recipe)
+        super().__init__(version, recipe, tokenizer)
         self._separator = tokenizer.encode_markup(recipe.separator)
         bos_id = tokenizer.token_id(tokenizer.bos_text) if recipe.bos else None
         self._start = () if bos_id is None else (bos_id,)
@@ -104,8 +84,7 @@ class TokenHeadFamily:
     def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
         """See `Family.encode`. One read, at the last token of every separator."""
         problem = problem_of(trajectory)
-        least = self._tokenizer.least_tokens(problem, trajectory.response)
-        self._check_length(least, "at least ")
+        self._check_least(problem, trajectory.response)
         self._tokenizer.refuse_control_tokens(problem, param="messages[0].content")
         ids = [*self._start, *self._tokenizer.encode_markup(problem)]
         positions = []
@@ -114,18 +93,11 @@ class TokenHeadFamily:
             ids += self._tokenizer.encode_response(text).ids
             ids += self._separator
             positions.append(len(ids) - 1)
-        encoded = one_read(self._model, ids, positions, width=self.recipe.outputs)
-        self._check_length(len(encoded.ids))
-        return encoded
+        return self._read_at(ids, positions, width=self.recipe.outputs)
 
-    def score(self, encoded: EncodedTrajectory, outputs: Sequence[ReadOutput]) -> FamilyScores:
-        """See `Family.score`."""
-        found = rows(outputs, width=self.recipe.outputs)
-        raws = (row[1] - row[0] if len(row) == 2 else row[0] for row in found)
-        return FamilyScores(steps=tuple(map(step_score, raws)))
-
-    def _check_length(self, length: int, about: str = "") -> None:
-        check_length(length, self._context_limit, self._model, about)
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`."""
+        return outputs[1] - outputs[0] if len(outputs) == 2 else outputs[0]
 
 
 def propose(checkpoint: Checkpoint) -> Proposal[TokenHeadRecipe]:

@@ -6,8 +6,8 @@ score is the mean of p over its samples, and its raw number the logit of that me
 
 import hashlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from prm.chat import ChatTokenizer
 from prm.errors import ModelFolderError
-from prm.families.base import HeadRead, Recipe, check_length, context_limit
+from prm.families.base import EncodedTrajectory, HeadRead, Recipe, Settings
+from prm.families.bound import HeadFamily
 from prm.families.texts import problem_of, refuse_control_tokens
 from prm.manifest import Finite, ModelVersion
 from prm.types import Trajectory
@@ -27,7 +28,7 @@ JOINT = 8
 
 # What the authors' scripts set, by recipe; a manifest may state otherwise. Sources: the docstrings
 # of `genprm.py` and `thinkprm.py`.
-AUTHORS: Mapping[str, Mapping[str, Any]] = {
+AUTHORS: Settings = {
     "genprm": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 2048},
     "thinkprm": {"temperature": 0.0, "top_p": 1.0, "max_tokens": 8172},
 }
@@ -54,18 +55,12 @@ class GenerativeRecipe(Recipe):
     execute_code: Literal[False] = False
     step_scores: Literal["prefix", "verdicts"] = "prefix"
 
+    by_name = AUTHORS
     # Which settings are of one recipe alone, and what they are when nothing is said.
-    _own: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    _own: ClassVar[Settings] = {
         "genprm": {"analyze": True, "verify": False},
         "thinkprm": {"step_scores": "prefix"},
     }
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, stated: Any) -> Any:
-        if isinstance(stated, Mapping):
-            return {**AUTHORS.get(str(stated.get("name")), {}), **stated}
-        return stated
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -124,18 +119,13 @@ class Labels:
         return self
 
 
-class Verifier(ABC):
-    """What both kinds can do without writing anything; bound to a version."""
+class Verifier(HeadFamily[GenerativeRecipe]):
+    """What both kinds can do without writing anything.
+
+    As a family it reads verdicts with nothing written before them: see `silent`.
+    """
 
     labels: Labels
-
-    def __init__(
-        self, version: ModelVersion, recipe: GenerativeRecipe, tokenizer: ChatTokenizer
-    ) -> None:
-        self.recipe = recipe
-        self.context_limit = context_limit(version, recipe)
-        self._model = version.key
-        self._tokenizer = tokenizer
 
     @abstractmethod
     def silent(self, trajectory: Trajectory) -> list[HeadRead]:
@@ -144,6 +134,15 @@ class Verifier(ABC):
         They hang on no sampling, so golden scores are made of them. Raises InvalidInput for a
         trajectory that the model cannot read.
         """
+
+    def encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        """See `Family.encode`."""
+        return self._read_apart(self.silent(trajectory))
+
+    def raw(self, outputs: Sequence[float]) -> float:
+        """See `HeadFamily.raw`; of the logits, or log-probs, of one sample's two labels."""
+        good, bad = outputs
+        return (good - bad) / self.recipe.decision_temperature
 
     def read(self, ids: tuple[int, ...]) -> HeadRead:
         """Ask for both labels' logits after these ids."""
@@ -167,15 +166,8 @@ class Verifier(ABC):
 
     def _check_texts(self, trajectory: Trajectory) -> None:
         texts = [problem_of(trajectory), *(step.text for step in trajectory.steps)]
-        least = self._tokenizer.least_tokens(*texts)
-        check_length(least, self.context_limit, self._model, "at least ")
+        self._check_least(*texts)
         refuse_control_tokens(trajectory, self._tokenizer)
-
-
-def verdict(outputs: Sequence[float], temperature: float) -> float:
-    """The logit of one sample's verdict, of the logits (or log-probs) of (good, bad)."""
-    good, bad = outputs
-    return (good - bad) / temperature
 
 
 def mean_logit(logits: Sequence[float]) -> float:
