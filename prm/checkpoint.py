@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from prm.chat import ChatTokenizer
-from prm.errors import ModelFolderError
 from prm.files import read_json
+from prm.weights import stored_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +27,10 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: Path) -> "Checkpoint":
         """Read a folder's headers. Raises ModelFolderError naming the file that cannot be read."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        paths = sorted(folder.glob("*.safetensors"))
-        if not paths:
-            raise ModelFolderError(folder, "holds no *.safetensors file; convert the weights first")
-        for path in paths:
-            try:
-                with safe_open(path, framework="numpy") as tensors:
-                    for name in tensors.keys():  # noqa: SIM118 (no mapping)
-                        shapes[name] = tuple(tensors.get_slice(name).get_shape())
-            except (SafetensorError, OSError) as error:
-                raise ModelFolderError(path, f"not a readable safetensors file: {error}") from error
         return cls(
             folder=folder,
             config=read_json(folder / "config.json"),
-            shapes=shapes,
+            shapes={name: tensor.shape for name, tensor in stored_tensors(folder).items()},
             tokenizer=ChatTokenizer(folder),
         )
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from prm.errors import ModelFolderError
 from prm.files import read_json
-from prm.registry import INDEX, PICKLE_SUFFIXES, WHOLE
+from prm.registry import PICKLE_SUFFIXES
+from prm.weights import ADAPTER, ADAPTER_CONFIG, INDEX, WHOLE, shard_names
 
 NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
 WANTED = (
@@ -29,10 +30,9 @@ _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
 
 # `weights_only` reads tensors out of a pickle and runs nothing of it.
 _CONVERT_WEIGHTS = (
-    "import sys, torch; from safetensors.torch import save_file; folder, *names = sys.argv[1:]; "
-    "save_file({k: v.clone().contiguous() for n in names for k, v in torch.load(folder + '/' + n, "
-    "map_location='cpu', weights_only=True).items()}, folder + '/model.safetensors', "
-    "metadata={'format': 'pt'})"
+    "import sys, torch; from safetensors.torch import save_file; f, to, *names = sys.argv[1:]; "
+    "save_file({k: v.clone().contiguous() for n in names for k, v in torch.load(f + '/' + n, "
+    "map_location='cpu', weights_only=True).items()}, f + '/' + to, metadata={'format': 'pt'})"
 )
 _CONVERT_TOKENIZER = (
     "import sys; from transformers import AutoTokenizer; f = sys.argv[1]; "
@@ -79,24 +79,40 @@ def choose_files(folder: Path) -> CheckpointFiles:
         notes.append("config.json names code of its own (auto_map): it is copied and never run")
     return CheckpointFiles(
         paths={name: (folder / name).resolve() for name in names},
-        left_behind=[
-            path.name + ("/" if path.is_dir() else "")
-            for path in sorted(folder.iterdir())
-            if path.name not in names
-        ],
+        left_behind=left_behind(folder, names),
         notes=notes,
     )
 
 
+def left_behind(folder: Path, taken: Sequence[str]) -> list[str]:
+    """What lies in the folder beside the files that are taken."""
+    return [
+        path.name + ("/" if path.is_dir() else "")
+        for path in sorted(folder.iterdir())
+        if path.name not in taken
+    ]
+
+
+def refuse_pickles(folder: Path, target: str) -> None:
+    """Raises ModelFolderError, with the command that writes `target`, when weights are pickles."""
+    pickles = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in PICKLE_SUFFIXES and not path.name.startswith(_NO_WEIGHTS)
+    ]
+    if pickles:
+        raise ModelFolderError(
+            folder,
+            f"its weights are pickles ({', '.join(pickles)}), which can run code when loaded; "
+            "convert them to safetensors, then import again:\n  "
+            + _command(_CONVERT_WEIGHTS, folder, target, *pickles),
+        )
+
+
 def _weights(folder: Path) -> list[str]:
     if (folder / INDEX).is_file():
-        shards = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ModelFolderError(folder / INDEX, "field weight_map: not a table of shards")
-        names = sorted({str(shard) for shard in shards.values()})
+        names = sorted(set(shard_names(folder / INDEX).values()))
         for name in names:
-            if Path(name).name != name:
-                raise ModelFolderError(folder / INDEX, f"{name!r} is not a plain file name")
             if not (folder / name).is_file():
                 raise ModelFolderError(
                     folder / name, f"missing, and {INDEX} lists it; download it again"
@@ -108,11 +124,10 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _no_weights(folder: Path) -> ModelFolderError:
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER).is_file():
         return ModelFolderError(
-            folder,
-            "holds a LoRA adapter and no model; merge it into its base model first (peft: "
-            "`merge_and_unload`, then `save_pretrained`)",
+            folder / ADAPTER_CONFIG,
+            f"missing, and {ADAPTER} is there: what scales an adapter's weights is in it",
         )
     if others := sorted(path.name for path in folder.glob("*.safetensors")):
         return ModelFolderError(
@@ -120,18 +135,7 @@ def _no_weights(folder: Path) -> ModelFolderError:
             f"holds {', '.join(others)}, and neither {WHOLE} nor {INDEX}; name one file {WHOLE}, "
             "or download the index of several",
         )
-    pickles = [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in PICKLE_SUFFIXES and not path.name.startswith(_NO_WEIGHTS)
-    ]
-    if pickles:
-        return ModelFolderError(
-            folder,
-            f"its weights are pickles ({', '.join(pickles)}), which can run code when loaded; "
-            "convert them to safetensors, then import again:\n  "
-            + _command(_CONVERT_WEIGHTS, folder, *pickles),
-        )
+    refuse_pickles(folder, WHOLE)
     return ModelFolderError(folder, f"holds no weights: neither {WHOLE} nor {INDEX}")
 
 

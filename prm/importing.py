@@ -2,10 +2,13 @@
 
     files → family and recipe → golden scores (in a process of its own) → publish → open again
 
+An adapter takes the same way, with its base lending what its folder lacks (`adapter_import.py`).
+
 Nothing of it is written before everything is known to fit, and what is written is removed when
 something fails.
 """
 
+import json
 import re
 import shutil
 import tempfile
@@ -18,6 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prm.adapter_import import AdapterFolder
 from prm.aggregation import PlainAggregation
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
@@ -83,18 +87,24 @@ class Imported:
 def import_checkpoint(request: ImportRequest, watch: Watch) -> Imported:
     """Import one. Raises InvalidInput, ModelFolderError, Unavailable, OSError."""
     _check_place(request)
-    files = choose_files(request.folder)
+    adapter = AdapterFolder.open(request.folder)
+    request = _as_found(request, adapter)
+    references = _reference(request)
+    files = adapter.files(references[0]) if adapter else choose_files(request.folder)
     with _staged(files, request.folder) as staged:
         items = _golden_items(request)
-        references = _reference(request)
         checkpoint = replace(Checkpoint.open(staged), folder=request.folder.absolute())
         detected = None if request.is_policy else _detect(checkpoint, request, references)
         if detected is None:
             refuse_own_head(checkpoint, None, "is more than a language model")
+        elif adapter:
+            detected = replace(detected, evidence=adapter.evidence(references[0]))
         draft = ModelVersion(staged, _draft(request, detected, staged, items))
         check_fit(draft)
         for reference in references:
             check_reference(draft, reference)
+        if adapter:
+            adapter.check_tensors(references[0])
         _check_readable(draft, items)
         raws = compute_golden(
             draft, references, device=request.device, threads=request.threads, watch=watch
@@ -122,6 +132,20 @@ def _check_place(request: ImportRequest) -> None:
             f"{request.name}@{request.version} is already published in {request.root}, and "
             "versions never change; choose another --version"
         )
+
+
+def _as_found(request: ImportRequest, adapter: AdapterFolder | None) -> ImportRequest:
+    """The request, and that it is of an adapter: the folder alone says so."""
+    said = request.asked.settings.get("adapter")
+    if said is not None and said is not (adapter is not None):
+        raise InvalidInput(
+            f"--set adapter={json.dumps(said)}: told from the folder, which holds "
+            + ("an adapter" if adapter else "a whole model")
+        )
+    if adapter is None:
+        return request
+    asked = adapter.asked(request.asked, reference=request.reference, is_policy=request.is_policy)
+    return replace(request, asked=asked)
 
 
 @contextmanager
@@ -154,7 +178,10 @@ def _reference(request: ImportRequest) -> list[ModelVersion]:
     assert request.reference is not None
     name, _, version = request.reference.partition("@")
     if not re.match(NAME_PATTERN, name) or (version and not re.match(NAME_PATTERN, version)):
-        raise InvalidInput(f"--reference {request.reference!r} is not NAME@VERSION, nor none")
+        raise InvalidInput(
+            f"--reference {request.reference!r} is not NAME@VERSION, nor none; a folder is "
+            "published first: rung models import FOLDER --name NAME --policy"
+        )
     version = version or live_version(request.root, name)
     return [load_version(request.root / name / version)]
 

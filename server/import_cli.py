@@ -20,7 +20,9 @@ RECIPE, SCORES = "How it is read", "Golden scores"
 
 
 def import_model(
-    folder: Annotated[Path, typer.Argument(help="A downloaded checkpoint's folder.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a downloaded checkpoint, or of a LoRA adapter.")
+    ],
     name: Annotated[str, typer.Option(help="What it is to be called here.")],
     version: Annotated[str, typer.Option(help="Its version; versions never change.")] = "1",
     models: Models = None,
@@ -40,7 +42,7 @@ def import_model(
         str | None,
         typer.Option(
             metavar="NAME@VERSION",
-            help="Implicit PRM: the published reference model, or none.",
+            help="Implicit PRM: the published reference model (of an adapter: its base), or none.",
             rich_help_panel=RECIPE,
         ),
     ] = None,

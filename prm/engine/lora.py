@@ -5,8 +5,7 @@ all of them off: two models to everyone else, one in memory. The adapters' layer
 (rank patterns, rsLoRA, DoRA and saved modules are what peft makes of them); which of them is on is
 set before every forward of a model, so no read can leave anything behind for the next.
 
-A setting that peft applies outside the layers, or by changing the base, would be lost here or would
-change the reference: it is refused by name.
+Settings that would be computed wrongly here are refused by name (`prm/adapter.py`).
 """
 
 import warnings
@@ -21,45 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prm.adapter import read_settings
 from prm.engine.attention import AttentionPlan
 from prm.engine.model import CausalLM, EngineModel
 from prm.errors import ModelFolderError
-from prm.files import read_json
-from prm.registry import ADAPTER, ADAPTER_CONFIG
+from prm.weights import ADAPTER, ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-# What peft applies inside the layers, or what says nothing about the computation.
-APPLIED = frozenset(
-    {
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "ensure_weight_tying",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_bias",
-        "lora_dropout",
-        "megatron_core",
-        "modules_to_save",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "trainable_token_indices",
-        "use_dora",
-        "use_rslora",
-    }
-)
-# Other ways to begin change the base: see peft's `path_initial_model_for_weight_conversion`.
-PLAIN_STARTS = (True, False, "gaussian")
 
 
 class BaseLM(CausalLM):
@@ -87,13 +55,13 @@ class BaseLM(CausalLM):
         Raises ModelFolderError for an adapter that would be computed wrongly, and for one whose
         tensors are not exactly those that its configuration asks for on this base.
         """
-        _check_settings(folder)
+        settings = read_settings(folder)
         name = f"adapter{self._num_adapters}"
         self._num_adapters += 1
         with warnings.catch_warnings():
             # Of what merging or saving such an adapter would do; neither is done here.
             warnings.simplefilter("ignore")
-            self._tuned = _inject(self._tuned or self._model, folder, name)
+            self._tuned = _inject(self._tuned or self._model, folder, settings, name)
             self._on = name
             _load_tensors(self._tuned, folder, name)
         self._tuned.train(False)
@@ -141,28 +109,9 @@ class AdaptedLM(CausalLM):
         return self._base.hidden_with(self._adapter, ids, plan)
 
 
-def _check_settings(folder: Path) -> None:
-    path = folder / ADAPTER_CONFIG
-    settings = read_json(path)
-    wanted: Mapping[str, tuple[Any, ...]] = {
-        "peft_type": ("LORA",),
-        "task_type": ("CAUSAL_LM", None),
-        "bias": ("none",),
-        "init_lora_weights": PLAIN_STARTS,
-    }
-    for name, value in settings.items():
-        if name in wanted:
-            if not any(value is good or value == good for good in wanted[name]):
-                raise ModelFolderError(
-                    path, f"{name} {value!r} is not run; only {_listed(wanted[name])} is"
-                )
-        elif value and name not in APPLIED:
-            raise ModelFolderError(
-                path, f"{name} is set; the engine does not apply it. Merge the adapter instead"
-            )
-
-
-def _inject(model: "PreTrainedModel | PeftModel", folder: Path, name: str) -> "PeftModel":
+def _inject(
+    model: "PreTrainedModel | PeftModel", folder: Path, settings: Mapping[str, Any], name: str
+) -> "PeftModel":
     """The model with new, empty layers for this adapter."""
     try:
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -172,9 +121,8 @@ def _inject(model: "PreTrainedModel | PeftModel", folder: Path, name: str) -> "P
             "an adapter is run with peft, which is not installed; pip install 'rung[lora]', or "
             "merge the adapter into its base",
         ) from error
-    settings = {k: v for k, v in read_json(folder / ADAPTER_CONFIG).items() if v is not None}
     known = LoraConfig.__dataclass_fields__
-    config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
+    config = LoraConfig(**{k: v for k, v in settings.items() if k in known and v is not None})
     config.inference_mode = True
     try:
         if isinstance(model, PeftModel):
@@ -238,10 +186,6 @@ def _head_weight(
     # Whatever peft has put there is linear: its rows are what it makes of the unit vectors.
     rows: Tensor = head(torch.eye(size, dtype=plain.dtype, device=plain.device))
     return rows.T.contiguous()
-
-
-def _listed(values: tuple[Any, ...]) -> str:
-    return " or ".join(str(value) for value in values if value is not None)
 
 
 def _shape(shape: list[int] | None) -> str:

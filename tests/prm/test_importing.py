@@ -267,12 +267,9 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: missing; no version"),
     "no architecture": (lambda f: (f / "config.json").write_text("{}"), r"names no architectures"),
-    "an adapter": (
-        lambda f: (
-            (f / "model.safetensors").rename(f / "adapter_model.safetensors")
-            and (f / "adapter_config.json").write_text("{}")
-        ),
-        r"holds a LoRA adapter and no model; merge it",
+    "an adapter without its configuration": (
+        lambda f: (f / "model.safetensors").rename(f / "adapter_model.safetensors"),
+        r"adapter_config\.json: missing, and adapter_model\.safetensors is there",
     ),
     "another file name": (
         lambda f: (f / "model.safetensors").rename(f / "weights.safetensors"),

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from prm.engine.client import EngineClient
@@ -21,21 +19,15 @@ from prm.errors import ModelFolderError
 from prm.families.base import LogprobRead
 from prm.families.implicit import SPEC, ImplicitRecipe
 from prm.manifest import ModelRef, ModelVersion
-from prm.registry import ADAPTER, ADAPTER_CONFIG, Registry
+from prm.registry import Registry
 from prm.scorer import Scorer
-from tests.published import (
-    LocalBackend,
-    publish_policy,
-    publish_prm,
-    random_lm,
-    score_items,
-)
-from training.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, save_tokenizer
+from prm.weights import ADAPTER, ADAPTER_CONFIG
+from tests.adapters import PROJECTIONS, edit, edit_tensors, lend_files, save_adapter, stage_base
+from tests.published import LocalBackend, publish_policy, publish_prm, score_items
 
 pytestmark = pytest.mark.anyio
 
 IDS: Sequence[Sequence[int]] = (list(range(40, 90)), [3, 5], list(range(200, 230)))
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FORMS: dict[str, dict[str, Any]] = {
     "attention": {"target_modules": ["q_proj", "v_proj"]},
     "everything": {"target_modules": PROJECTIONS, "lora_dropout": 0.5},
@@ -57,42 +49,11 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def stage_base(folder: Path, *, tied: bool = False) -> None:
-    settings = {"eos_token_id": END_ID, "pad_token_id": PAD_ID, "tie_word_embeddings": tied}
-    random_lm("qwen2", vocab=VOCAB_SIZE, seed=1, **settings).save_pretrained(folder)
-    save_tokenizer(folder, context_limit=1024)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     stage_base(folder)
     return folder
-
-
-def save_adapter(base: Path, folder: Path, *, seed: int = 0, **settings: Any) -> PeftModel:
-    """A random adapter as peft saves it; returns peft's own model of it."""
-    torch.manual_seed(seed)
-    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=16, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-        _randomise(model)
-        model.save_pretrained(str(folder))
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(base / name, folder / name)
-    (folder / "README.md").unlink(missing_ok=True)
-    model.train(False)
-    assert isinstance(model, PeftModel)
-    return model
-
-
-def _randomise(model: torch.nn.Module) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                scale = parameter.abs().mean() if "magnitude" in name else 0.3
-                parameter.add_(torch.randn_like(parameter) * scale * 0.5)
 
 
 def literal(model: torch.nn.Module, ids: Sequence[int]) -> list[float]:
@@ -177,23 +138,6 @@ def test_weights_in_bfloat16_take_an_adapter(base: Path, tmp_path: Path) -> None
     assert error.abs().mean() < 0.5
 
 
-def edit(name: str, **changes: Any) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return apply
-
-
-def edit_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        tensors = load_file(folder / ADAPTER)
-        change(tensors)
-        save_file(tensors, folder / ADAPTER)
-
-    return apply
-
-
 def _write_nonsense(folder: Path) -> None:
     (folder / ADAPTER).write_bytes(b"{}")
 
@@ -257,6 +201,7 @@ def publish_pair(root: Path, form: str, **recipe: Any) -> tuple[ModelVersion, Mo
 
     def stage(folder: Path) -> None:
         save_adapter(policy.folder, folder, **FORMS[form])
+        lend_files(policy.folder, folder)
 
     family = ImplicitRecipe.model_validate(settings)
     return publish_prm(root, "prm", SPEC.name, family, stage), policy
