@@ -1,44 +1,35 @@
 """Calibrations: step score → probability that the step is right, per PRM version and policy.
 
-    models/<name>/calibration/<version>/<policy>.json
-
 A PRM's score says which step is better; how often a step of that score is right depends on who
-wrote the steps. So a calibration belongs to one version and one policy. A version's folder never
-changes, so its calibrations lie beside it and name the weights that they were fitted to. Besides,
-a calibration may hold a fitted aggregation: step scores → probability that the whole response is
-right. How they are fitted: `prm/evaluation/fits.py`.
+wrote the steps. So a calibration belongs to one version and one policy. Besides, it may hold a
+fitted aggregation: step scores → probability that the whole response is right. How they are fitted:
+`prm/evaluation/fits.py`; where they lie: `prm/calibration_files.py`.
 """
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import fsum, log, log1p
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 
 from prm.aggregation import PlainAggregation
-from prm.errors import ModelFolderError
 from prm.evaluation.reliability import Comparison
 from prm.families.base import sigmoid
-from prm.files import read_json, write_durably
-from prm.manifest import CALIBRATION_FOLDER, Finite, ModelRef, ModelVersion
+from prm.manifest import Finite, ModelRef
 
 # A score of 0 or 1 has no logit; ±13.8 is as far as a probability that means anything goes.
 MIN_PROBABILITY = 1e-6
 
-# A policy server's names hold slashes; `file_of` escapes what a file name must not hold.
+# A policy server's names hold slashes; `calibration_files` escapes what a file name must not hold.
 PolicyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,79}$")]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -189,61 +180,6 @@ def logit(probability: float) -> float:
     """log p/(1−p), p kept away from 0 and 1 by `MIN_PROBABILITY`."""
     probability = min(max(probability, MIN_PROBABILITY), 1 - MIN_PROBABILITY)
     return log(probability) - log1p(-probability)
-
-
-def file_of(version: ModelVersion, policy: str) -> Path:
-    """Where the calibration of this version for this policy lies."""
-    return _folder(version) / f"{quote(policy, safe='@+')}.json"
-
-
-def save(version: ModelVersion, calibration: Calibration) -> Path:
-    """Write it where `load` finds it, in place of an older one for the same policy, at once."""
-    assert _is_of(calibration, version)
-    path = file_of(version, calibration.policy)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{os.getpid()}.draft"
-    write_durably(draft, calibration.model_dump_json(indent=2) + "\n")
-    draft.rename(path)
-    return path
-
-
-def load(version: ModelVersion) -> dict[str, Calibration]:
-    """The calibrations of a version by policy. Raises ModelFolderError naming a bad file."""
-    paths = sorted(_folder(version).glob("[!.]*.json"))
-    calibrations = [_read(path, version) for path in paths]
-    return {calibration.policy: calibration for calibration in calibrations}
-
-
-def _read(path: Path, version: ModelVersion) -> Calibration:
-    try:
-        calibration = Calibration.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ModelFolderError(path, f"field {field}: {first['msg']}; {_REMEDY}") from error
-    if not _is_of(calibration, version):
-        pinned = calibration.prm
-        raise ModelFolderError(
-            path,
-            f"was fitted to {pinned.key} with the weights {pinned.weights_sha256[:12]}…, and "
-            f"{version.key} has {version.weights_sha256[:12]}…; {_REMEDY}",
-        )
-    if file_of(version, calibration.policy) != path:
-        raise ModelFolderError(
-            path, f"holds the calibration for policy {calibration.policy!r}; {_REMEDY}"
-        )
-    return calibration
-
-
-_REMEDY = "remove it, or fit anew with `rung eval calibrate`"
-
-
-def _is_of(calibration: Calibration, version: ModelVersion) -> bool:
-    return calibration.prm == version.ref
-
-
-def _folder(version: ModelVersion) -> Path:
-    return version.folder.parent / CALIBRATION_FOLDER / version.folder.name
 
 
 def _check_score(score: float) -> None:

@@ -1,13 +1,26 @@
 """Which calibration a request means, and what it gets told when there is none."""
 
+import asyncio
 from collections.abc import Mapping
 
 from prm.calibration import Calibration
 from prm.errors import InvalidInput
 from prm.manifest import ModelVersion
+from prm.registry import Registry
 from server.schemas.score import ScoreRequest
 
 _REMEDY = "fit one with `rung eval calibrate`"
+
+
+async def current_calibrations(
+    registry: Registry, version: ModelVersion
+) -> Mapping[str, Calibration]:
+    """What is fitted to this version now, by policy: also what was written since the start."""
+    folder = registry.calibrations(version)
+    # A look at the folder takes some 25 µs; reading would hold up everybody else.
+    if folder.has_changed():
+        await asyncio.to_thread(folder.read_again)
+    return folder.by_policy
 
 
 def calibration_for(

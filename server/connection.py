@@ -94,11 +94,11 @@ class _Embedded:
         return prm_of(self._services.registry, model).ref
 
     async def score(self, request: dict[str, Any]) -> ScoreResponse:
-        return await self._services.score(_validated(ScoreRequest, request))
+        return await self._services.scores.score(_validated(ScoreRequest, request))
 
     async def search(self, request: dict[str, Any]) -> SearchResponse:
-        prepared = await self._services.prepare_search(_validated(SearchRequest, request))
-        return await self._services.search(prepared)
+        prepared = await self._services.searches.prepare(_validated(SearchRequest, request))
+        return await self._services.searches.run(prepared)
 
 
 class _Remote:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prm.aggregation import PlainAggregation
-from prm.calibration import Calibration, PolicyName, save
+from prm.calibration import Calibration, PolicyName
+from prm.calibration_files import save
 from prm.errors import InvalidInput, UnknownModel
 from prm.evaluation.calibrate import Fit, Method, calibrate, measure
 from prm.evaluation.fits import Graded
@@ -195,7 +196,7 @@ def _folder_remedy(connection: Connection) -> str:
 
 
 def _calibration(connection: Connection, version: ModelVersion, policy: str | None) -> Calibration:
-    known = Registry.open(connection.settings.models).calibrations(version)
+    known = Registry.open(connection.settings.models).calibrations(version).by_policy
     if policy is None and len(known) == 1:
         return next(iter(known.values()))
     if policy is None or policy not in known:

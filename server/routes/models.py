@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from prm.calibration import Calibration
 from prm.errors import UnknownModel
 from prm.manifest import ModelVersion, PrmManifest
+from server.calibrations import current_calibrations
 from server.deps import MayScore, ServicesDep
 from server.schemas.models import (
     CalibrationOut,
@@ -65,7 +66,7 @@ async def list_prms(services: ServicesDep) -> PrmList:
     """Every PRM with its versions."""
     return PrmList(
         data=[
-            _prm_out(services, version, version.manifest)
+            await _prm_out(services, version, version.manifest)
             for version in services.registry.live()
             if isinstance(version.manifest, PrmManifest)
         ]
@@ -78,10 +79,11 @@ async def get_prm(name: str, services: ServicesDep) -> PrmOut:
     version = services.registry.get(name)
     if version is None or not isinstance(version.manifest, PrmManifest):
         raise UnknownModel(f"no PRM named {name!r} is served here", param="name")
-    return _prm_out(services, version, version.manifest)
+    return await _prm_out(services, version, version.manifest)
 
 
-def _prm_out(services: Services, version: ModelVersion, manifest: PrmManifest) -> PrmOut:
+async def _prm_out(services: Services, version: ModelVersion, manifest: PrmManifest) -> PrmOut:
+    known = await current_calibrations(services.registry, version)
     return PrmOut(
         id=manifest.name,
         family=manifest.family,
@@ -97,10 +99,7 @@ def _prm_out(services: Services, version: ModelVersion, manifest: PrmManifest) -
                 state="live",
                 weights_sha256=version.weights_sha256,
                 metrics=dict(manifest.metrics),
-                calibrations=[
-                    _calibration_out(calibration)
-                    for calibration in services.registry.calibrations(version).values()
-                ],
+                calibrations=[_calibration_out(calibration) for calibration in known.values()],
             )
         ],
     )

@@ -11,4 +11,4 @@ router = APIRouter(tags=["score"])
 @router.post("/v1/prm/score", dependencies=[MayScore, Permit])
 async def score(request: Request, body: ScoreRequest, services: ServicesDep) -> ScoreResponse:
     """Score every step of every item with a process reward model."""
-    return await until_gone(request, services.score(body))
+    return await until_gone(request, services.scores.score(body))

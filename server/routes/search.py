@@ -29,9 +29,9 @@ async def search(
     request: Request, body: SearchRequest, services: ServicesDep
 ) -> SearchResponse | StreamingResponse:
     """Write, score and select. With `stream: true`, server-sent events as it happens."""
-    prepared = await until_gone(request, services.prepare_search(body))
+    prepared = await until_gone(request, services.searches.prepare(body))
     if body.stream:
-        events = services.search_events(prepared)
+        events = services.searches.events(prepared)
         # Most of what can go wrong does so before the first event, while a status can still say so.
         first = await until_gone(request, anext(events))
         return StreamingResponse(
@@ -40,7 +40,7 @@ async def search(
             # Proxies would otherwise hold events back until there are many.
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-    return await until_gone(request, services.search(prepared))
+    return await until_gone(request, services.searches.run(prepared))
 
 
 async def _event_stream(

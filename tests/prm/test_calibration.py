@@ -1,6 +1,7 @@
 """Calibration records: on disk beside their version, and refused when they are not of it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prm.calibration import Calibration, IsotonicMap, file_of, load, save
+from prm.calibration import Calibration, IsotonicMap
+from prm.calibration_files import CalibrationFolder, file_of, save
 from prm.errors import ModelFolderError
 from prm.registry import Registry, load_version
 from tests.factories import PRM, calibration_of
@@ -24,19 +26,19 @@ def test_a_record_comes_back_as_it_was_saved_and_replaces_an_older_one(models: P
     first = calibration_of(version, policy="org/policy-7b")
     path = save(version, first)
     assert path == models / PRM / "calibration" / "1" / "org%2Fpolicy-7b.json"
-    assert load(version) == {"org/policy-7b": first}
+    assert CalibrationFolder(version).by_policy == {"org/policy-7b": first}
     second = first.model_copy(update={"created": first.created + 1})
     save(version, second)
     other = save(version, calibration_of(version, policy="another"))
-    assert load(version)["org/policy-7b"] == second
+    assert CalibrationFolder(version).by_policy["org/policy-7b"] == second
     assert {file.name for file in path.parent.iterdir()} == {path.name, other.name}
     registry = Registry.open(models)
-    assert set(registry.calibrations(version)) == {"org/policy-7b", "another"}
+    assert set(registry.calibrations(version).by_policy) == {"org/policy-7b", "another"}
 
 
 def test_without_a_folder_there_is_none(models: Path) -> None:
     version = load_version(models / PRM / "1")
-    assert Registry.open(models).calibrations(version) == {}
+    assert Registry.open(models).calibrations(version).by_policy == {}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,54 @@ def test_a_draft_left_by_a_crash_is_nobodys_calibration(models: Path) -> None:
     version = load_version(models / PRM / "1")
     path = save(version, calibration_of(version, policy="p"))
     (path.parent / ".123.draft").write_text("{")
-    assert set(load(version)) == {"p"}
+    assert set(CalibrationFolder(version).by_policy) == {"p"}
+
+
+def test_a_folder_knows_when_to_read_again_and_takes_what_is_new(models: Path) -> None:
+    version = load_version(models / PRM / "1")
+    folder = CalibrationFolder(version)
+    assert not folder.has_changed()
+    first = calibration_of(version, policy="p")
+    path = save(version, first)
+    assert folder.has_changed()
+    assert folder.by_policy == {}
+    folder.read_again()
+    assert not folder.has_changed()
+    assert folder.by_policy == {"p": first}
+    # The same size at the same time, as two saves in one tick of the clock have.
+    changed = first.model_copy(update={"created": first.created + 1})
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    os.utime(save(version, changed), ns=times)
+    assert folder.has_changed()
+    folder.read_again()
+    assert folder.by_policy == {"p": changed}
+    (path.parent / ".123.draft").write_text("{")
+    assert not folder.has_changed()
+
+
+def test_of_two_files_the_good_one_is_taken_up_and_the_damaged_one_stays_as_it_was(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = load_version(models / PRM / "1")
+    first = calibration_of(version, policy="p")
+    path = save(version, first)
+    folder = CalibrationFolder(version)
+    path.write_text("{")
+    other = calibration_of(version, policy="q")
+    save(version, other)
+    folder.read_again()
+    assert folder.by_policy == {"p": first, "q": other}
+    (path.parent / "new.json").write_text("{")
+    folder.read_again()
+    assert folder.by_policy == {"p": first, "q": other}
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [str(path) in told[0], "new.json" in told[1]] == [True, True]
+    assert [line.rpartition("; ")[2] for line in told] == ["the one before stays", "it is not used"]
+    # Said once, and not again until the file changes.
+    assert not folder.has_changed()
+    path.unlink()
+    folder.read_again()
+    assert folder.by_policy == {"q": other}
 
 
 def test_no_version_takes_the_name_of_the_folder_of_calibrations(models: Path) -> None:

@@ -51,15 +51,21 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def rung_serve(models: Path, **environment: str) -> Iterator[RunningServer]:
-    """Start a server on a free port, wait until it is ready, stop it at the end."""
+def rung_serve(
+    models: Path, *, log: Path | None = None, **environment: str
+) -> Iterator[RunningServer]:
+    """Start a server on a free port, wait until it is ready, stop it at the end.
+
+    What it writes to stderr is lost, or lies in `log`.
+    """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", f"--port={port}", f"--models={models}"],
-        env=os.environ | {"RUNG_THREADS": "1", "RUNG_KEYS_FILE": "/nonexistent"} | environment,
-        text=True,
-        stderr=subprocess.DEVNULL,
-    )
+    with open(log or os.devnull, "w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve", f"--port={port}", f"--models={models}"],
+            env=os.environ | {"RUNG_THREADS": "1", "RUNG_KEYS_FILE": "/nonexistent"} | environment,
+            text=True,
+            stderr=stderr,
+        )
     try:
         live_s = poll(lambda: answers(f"{url}/health/live"), seconds=20, what="live")
         ready_s = live_s + poll(lambda: answers(f"{url}/health/ready"), seconds=60, what="ready")

@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from prm.calibration import Calibration, save
+from prm.calibration import Calibration, IsotonicMap
+from prm.calibration_files import file_of, save
 from prm.registry import load_version
 from tests.factories import POLICY, PRM, PROBLEM, STEPS, calibration_of
 from tests.server.conftest import rung_serve
@@ -155,6 +157,77 @@ def test_a_search_without_a_fit_says_so_before_it_writes(http: httpx2.Client) ->
     assert "rung eval calibrate" in error(
         http.post("/v1/search", json=body), "strategy.aggregation"
     )
+
+
+def test_a_running_server_takes_up_what_is_fitted_replaced_damaged_and_removed(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    root, log = shutil.copytree(tiny_models, tmp_path / "models"), tmp_path / "log"
+    version = load_version(root / PRM / "1")
+    first = calibration_of(version, policy=OTHER)
+    second = first.model_copy(
+        update={"steps": IsotonicMap(scores=(0.0, 1.0), probabilities=(0.25, 0.25))}
+    )
+    path = file_of(version, OTHER)
+
+    def calibrated_step(client: httpx2.Client) -> float:
+        answer = post(client, include=["calibrated"])
+        assert answer.status_code == 200, answer.text
+        return float(answer.json()["data"][0]["steps"][0]["calibrated"])
+
+    with (
+        rung_serve(root, log=log) as server,
+        httpx2.Client(base_url=server.url, timeout=60) as client,
+    ):
+        assert "no fitted calibration" in error(post(client, include=["calibrated"]), "include")
+        save(version, first)
+        assert calibrated_step(client) != 0.25
+        save(version, second)
+        assert calibrated_step(client) == 0.25
+        path.write_text(path.read_text()[:100])
+        assert calibrated_step(client) == 0.25
+        assert calibrated_step(client) == 0.25
+        (version_out,) = client.get(f"/v1/prm/models/{PRM}").json()["versions"]
+        assert [c["policy"] for c in version_out["calibrations"]] == [OTHER]
+        path.unlink()
+        assert "no fitted calibration" in error(post(client, include=["calibrated"]), "include")
+    errors = [line for line in log.read_text().splitlines() if "not valid JSON" in line]
+    assert len(errors) == 1
+    assert str(path) in errors[0]
+    assert "the one before stays" in errors[0]
+
+
+def test_many_requests_at_once_see_one_calibration_or_the_other(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(tiny_models, tmp_path / "models")
+    version = load_version(root / PRM / "1")
+    records = [
+        calibration_of(version, policy=OTHER).model_copy(
+            update={"steps": IsotonicMap(scores=(0.0, 1.0), probabilities=(p, p))}
+        )
+        for p in (0.25, 0.75)
+    ]
+    save(version, records[0])
+    with rung_serve(root) as server:
+
+        def ask(_: int) -> set[float]:
+            with httpx2.Client(base_url=server.url, timeout=60) as client:
+                answers = [post(client, include=["calibrated"]) for _ in range(20)]
+            assert {answer.status_code for answer in answers} == {200}
+            items = [answer.json()["data"][0] for answer in answers]
+            # Within an answer all steps are of the same one.
+            assert all(len({step["calibrated"] for step in i["steps"]}) == 1 for i in items)
+            return {step["calibrated"] for i in items for step in i["steps"]}
+
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, number) for number in range(8)]
+            written = 0
+            while not all(done.done() for done in asked):
+                written += 1
+                save(version, records[written % 2])
+        assert written > 1
+        assert set().union(*[done.result() for done in asked]) == {0.25, 0.75}
 
 
 def test_a_damaged_calibration_stops_the_start_by_its_name(models: Path, tmp_path: Path) -> None:

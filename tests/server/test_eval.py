@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prm.calibration import file_of, load
+from prm.calibration_files import CalibrationFolder, file_of
 from prm.registry import load_version
 from tests.factories import POLICY, PRM
 from tests.server.conftest import RunningServer
@@ -71,7 +71,7 @@ def test_calibrate_scores_with_an_engine_and_keeps_what_a_server_then_loads(
     done = rung("calibrate", file, "--policy", POLICY, "--models", models)
     assert done.returncode == 0, done.stderr
     version = load_version(models / PRM / "1")
-    (record,) = load(version).values()
+    (record,) = CalibrationFolder(version).by_policy.values()
     assert str(file_of(version, POLICY)) in done.stdout.replace("\n", "")
     assert record.prm == version.ref
     assert record.command == (

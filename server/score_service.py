@@ -1,0 +1,84 @@
+"""Answering one scoring request: check it, cut it into steps, score, answer."""
+
+import re
+import time
+
+from prm.calibrated import CalibratedScorer
+from prm.errors import InvalidInput
+from prm.scorer import StepScorer
+from prm.tasks import off_loop_if_long
+from prm.types import Trajectory
+from server.calibrations import calibration_for, current_calibrations
+from server.schemas.score import ScoreRequest, ScoreResponse
+from server.score_response import score_response
+from server.scorers import Scorers
+from server.telemetry import Telemetry
+
+
+class ScoreService:
+    """Scores for the steps of a request's items, at most `max_items` of them."""
+
+    def __init__(self, scorers: Scorers, telemetry: Telemetry, *, max_items: int) -> None:
+        self._scorers = scorers
+        self._telemetry = telemetry
+        self._max_items = max_items
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        """Answer one scoring request. Raises CallerError, Unavailable."""
+        started = time.perf_counter()
+        scorer = self._scorers.get(request.model, param="model")
+        self._check_number(request)
+        known = await current_calibrations(self._scorers.registry, scorer.version)
+        calibration = calibration_for(request, scorer.version, known)
+        _check_include(request, scorer)
+        if request.reference_compat:
+            scorer = scorer.as_published()
+        # Cutting is linear, and still half a second for a megabyte: in a thread, as tokenisation.
+        size = sum(item.num_characters for item in request.items)
+        trajectories = await off_loop_if_long(size, _trajectories, request, scorer.step_separator)
+        calibrated = CalibratedScorer(scorer, calibration)
+        try:
+            batch = await calibrated.score(trajectories, aggregation=request.aggregation)
+        except InvalidInput as error:
+            raise _named_as_sent(error, request) from error
+        self._telemetry.scored(scorer.version, batch, time.perf_counter() - started)
+        return score_response(request, scorer, batch, started)
+
+    def _check_number(self, request: ScoreRequest) -> None:
+        if len(request.items) > self._max_items:
+            raise InvalidInput(
+                f"items: {len(request.items)} items, and one request takes at most "
+                f"{self._max_items}; send several requests",
+                param="items",
+            )
+
+
+def _check_include(request: ScoreRequest, scorer: StepScorer) -> None:
+    for wanted in {"cumulative", "tokens"} & set(request.include):
+        if not scorer.has_cumulative:
+            raise InvalidInput(
+                f"include: {scorer.version.key} has no rewards of single tokens that add up "
+                f"over steps, as an implicit PRM has; leave {wanted} out",
+                param="include",
+            )
+
+
+def _trajectories(request: ScoreRequest, separator: str) -> list[Trajectory]:
+    rule = request.segmentation.rule(separator)
+    trajectories = []
+    for index, item in enumerate(request.items):
+        try:
+            trajectories.append(item.to_trajectory(rule))
+        except InvalidInput as error:
+            field = f"items[{index}].{error.param}"
+            raise InvalidInput(f"{field}: {error}", param=field) from error
+    return trajectories
+
+
+def _named_as_sent(error: InvalidInput, request: ScoreRequest) -> InvalidInput:
+    """The same error, about `problem` where the caller sent that and no messages."""
+    field = re.fullmatch(r"items\[(\d+)\]\.messages\[0\]\.content", error.param or "")
+    if field is None or request.items[int(field[1])].problem is None:
+        return error
+    sent = f"items[{field[1]}].problem"
+    return InvalidInput(str(error).replace(field[0], sent), param=sent)

@@ -1,0 +1,116 @@
+"""Running one search: check it and gather its parts, then round by round to the answer."""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict
+
+from prm.calibrated import CalibratedScorer
+from prm.errors import InvalidInput
+from prm.scorer import StepScorer
+from search.budget import Budget
+from search.run import SearchRun, run_search
+from search.types import Sampling, SearchEvent, SearchProblem
+from server.calibrations import calibration_of_policy, current_calibrations
+from server.policies import Policies
+from server.schemas.search import EventOut, SearchRequest, SearchResponse
+from server.scorers import Scorers
+from server.search_response import PreparedSearch, search_response
+from server.telemetry import Telemetry
+
+
+class SearchService:
+    """`prepare` refuses what can be refused before anything is written; then `run` or `events`."""
+
+    def __init__(self, scorers: Scorers, policies: Policies, telemetry: Telemetry) -> None:
+        self._scorers = scorers
+        self._policies = policies
+        self._telemetry = telemetry
+
+    async def prepare(self, request: SearchRequest) -> PreparedSearch:
+        """Check a search and gather its parts. Raises CallerError, Unavailable."""
+        started = time.perf_counter()
+        scorer = self._scorers.get(request.prm, param="prm") if request.prm is not None else None
+        if scorer is None and request.strategy.needs_prm:
+            raise InvalidInput(
+                f"strategy {request.strategy.type} needs a prm here; name one, or choose "
+                "selection 'majority' or 'first' of best_of_n",
+                param="prm",
+            )
+        generator = await self._policies.get(request.policy)
+        budget = _budget(request)
+        policy = self._scorers.registry.get(request.policy)
+        run = SearchRun(
+            SearchProblem(messages=request.to_messages()),
+            generator,
+            await self._calibrated(scorer, request) if scorer else None,
+            sampling=_sampling(request),
+            budget=budget,
+            step_separator=policy.manifest.step_separator if policy else "\n\n",
+        )
+        return PreparedSearch(
+            request=request,
+            run=run,
+            generator=generator,
+            prm=scorer.version if scorer else None,
+            started_s=started,
+        )
+
+    async def run(self, prepared: PreparedSearch) -> SearchResponse:
+        """Run a search to its end."""
+        async with aclosing(self.events(prepared)) as events:
+            async for event in events:
+                if isinstance(event, SearchResponse):
+                    return event
+        raise AssertionError("a search ends with its result")
+
+    async def events(self, prepared: PreparedSearch) -> AsyncGenerator[EventOut | SearchResponse]:
+        """Every event of a search, then the response. Closing the iterator stops the search."""
+        async with aclosing(run_search(prepared.request.strategy, prepared.run)) as events:
+            async for event in events:
+                if isinstance(event, SearchEvent):
+                    yield EventOut(**asdict(event))
+                else:
+                    self._telemetry.searched(
+                        prepared.request.strategy.type,
+                        prepared.generator,
+                        prepared.prm,
+                        event,
+                        time.perf_counter() - prepared.started_s,
+                    )
+                    yield search_response(prepared, event)
+
+    async def _calibrated(self, scorer: StepScorer, request: SearchRequest) -> CalibratedScorer:
+        known = await current_calibrations(self._scorers.registry, scorer.version)
+        calibration = calibration_of_policy(request.policy, known)
+        aggregation = getattr(request.strategy, "aggregation", None)
+        if aggregation == "fitted" and not (calibration and calibration.response):
+            raise InvalidInput(
+                f"strategy.aggregation: {scorer.version.key} has no aggregation fitted for policy "
+                f"{request.policy!r}; choose another, or fit one with `rung eval calibrate`",
+                param="strategy.aggregation",
+            )
+        return CalibratedScorer(scorer, calibration)
+
+
+def _budget(request: SearchRequest) -> Budget:
+    budget = Budget(tokens=request.budget.tokens, seconds=request.budget.seconds)
+    if budget.tokens is not None and budget.tokens < request.strategy.n:
+        raise InvalidInput(
+            f"budget.tokens {budget.tokens} does not pay one token for each of "
+            f"{request.strategy.n} candidates; raise it or lower strategy.n",
+            param="budget.tokens",
+        )
+    return budget
+
+
+def _sampling(request: SearchRequest) -> Sampling:
+    seed = request.sampling.seed
+    return Sampling(
+        temperature=request.sampling.temperature,
+        top_p=request.sampling.top_p,
+        max_tokens=request.sampling.max_tokens,
+        stop=request.sampling.stop,
+        seed=secrets.randbits(32) if seed is None else seed,
+    )
