@@ -43,7 +43,7 @@ class BackendReply(Protocol):
 
 
 class Backend(Protocol):
-    """Runs models: an engine process, later a vLLM server."""
+    """Runs models: an engine process, or vLLM servers."""
 
     async def read(self, reads: Sequence[Read]) -> BackendReply:
         """One output per read. Raises Unavailable when nobody can answer."""
@@ -147,7 +147,7 @@ class Scorer(StepScorer):
         super().__init__(version)
         self._backend = backend
         self._spec = FAMILIES[self.manifest.family]
-        assert not self._spec.writes, "see prm/generative.py"
+        assert not self._spec.writes, "see prm/generative_scorer.py"
         self._tokenizer = ChatTokenizer(version.folder)
         self._family: Family = self._spec.load(version, self._tokenizer)
 
@@ -177,7 +177,7 @@ class Scorer(StepScorer):
         started = time.perf_counter()
         # Tokenisation is pure CPU work; in a thread it does not hold up other requests.
         size = sum(trajectory.num_characters for trajectory in trajectories)
-        encoded = await off_loop_if_long(size, self._encode_all, trajectories)
+        encoded = await off_loop_if_long(size, encode_all, self._family, trajectories)
         encode_ms = 1e3 * (time.perf_counter() - started)
         reply = await self._read(encoded)
         outputs = iter(reply.outputs)
@@ -204,15 +204,6 @@ class Scorer(StepScorer):
             item, model = bisect_right(ends, error.read), reads[error.read].model
             raise ModelFault(f"items[{item}]: {model}: {error}", read=error.read) from error
 
-    def _encode_all(self, trajectories: Sequence[Trajectory]) -> list[EncodedTrajectory]:
-        encoded = []
-        for index, trajectory in enumerate(trajectories):
-            try:
-                encoded.append(self._family.encode(trajectory))
-            except InvalidInput as error:
-                raise of_item(error, index) from error
-        return encoded
-
     def _finish(
         self,
         trajectory: Trajectory,
@@ -234,6 +225,17 @@ class Scorer(StepScorer):
                 encoded.step_values, min(output.cached_values for output in outputs)
             ),
         )
+
+
+def encode_all(family: Family, trajectories: Sequence[Trajectory]) -> list[EncodedTrajectory]:
+    """Every trajectory, encoded. Raises InvalidInput naming `items[i]` for one that cannot be."""
+    encoded = []
+    for index, trajectory in enumerate(trajectories):
+        try:
+            encoded.append(family.encode(trajectory))
+        except InvalidInput as error:
+            raise of_item(error, index) from error
+    return encoded
 
 
 def of_item(error: InvalidInput, index: int) -> InvalidInput:

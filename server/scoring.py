@@ -5,13 +5,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from prm.backends.verified import VerifiedScorer, VerifiedVerdicts
+from prm.backends.golden_gate import GoldenGate, VerdictGate
 from prm.backends.vllm import VllmBackend, VllmModel
 from prm.backends.writing import EngineVerdicts, VllmVerdicts
 from prm.engine.client import EngineClient
 from prm.errors import InvalidInput
 from prm.families import FAMILIES
-from prm.generative import GenerativeScorer
+from prm.generative_scorer import GenerativeScorer
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import Registry
 from prm.scorer import Scorer, StepScorer
@@ -36,7 +36,7 @@ class Scoring:
         self._remote = _fully_mapped(models, registry)
         self._backend = VllmBackend(models)
         self._writers = {
-            version.key: VerifiedVerdicts(version, VllmVerdicts(self._backend, models[version.key]))
+            version.key: VllmVerdicts(self._backend, models[version.key])
             for version in _prms(registry)
             if version.key in self._remote and _is_generative(version)
         }
@@ -61,12 +61,11 @@ class Scoring:
 
     def _scorer(self, version: ModelVersion, engine: EngineClient) -> StepScorer:
         is_remote = version.key in self._remote
-        if _is_generative(version):
-            local = EngineVerdicts(engine, version.key)
-            return GenerativeScorer(version, self._writers[version.key] if is_remote else local)
+        if not _is_generative(version):
+            return Scorer(version, GoldenGate(version, self._backend) if is_remote else engine)
         if is_remote:
-            return VerifiedScorer(version, self._backend)
-        return Scorer(version, engine)
+            return GenerativeScorer(version, VerdictGate(version, self._writers[version.key]))
+        return GenerativeScorer(version, EngineVerdicts(engine, version.key))
 
 
 def _named(urls: Mapping[str, str], registry: Registry) -> list[tuple[ModelVersion, str]]:

@@ -103,7 +103,7 @@ class VllmVerdicts:
             "temperature": style.temperature,
             "top_p": style.top_p,
             "stop": style.stop,
-            # A model's `generation_config.json` would set these otherwise.
+            # A model's `generation_config.json` would set these, which the engine does not have.
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,

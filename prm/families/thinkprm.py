@@ -15,7 +15,8 @@ chain's beginning) and `prm/thinkprm_api.py` (steps, stops, the question, how it
 The authors ask through SGLang's choices, which average a choice's log-prob with that of the token
 before it when the two are tokenised anew together (`runtime_endpoint.py`, token healing): by its
 source, ` yes` with `?`. Their scores are then those of `decision_temperature` 2; the paper (arXiv
-2504.16828) has 1, and so has the default.
+2504.16828) has 1, and so has the default. Of their two ways to spend more, samples side by side
+and sequential rounds, this has the first.
 """
 
 import re

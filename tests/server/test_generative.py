@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from prm.generative import GenerativeScorer
+from prm.generative_scorer import GenerativeScorer
 from prm.registry import load_version
 from tests.server.conftest import RunningServer, rung_serve
 from tests.verifiers import PROBLEM, STEPS, LocalVerdicts, publish_verifier, trajectory

@@ -8,13 +8,14 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from prm.backends.verified import VerifiedScorer
 from prm.engine.client import EngineClient, EngineState
 from prm.engine.process import EngineOptions
-from prm.errors import InvalidInput
+from prm.errors import InvalidInput, Unavailable
 from prm.registry import Registry
+from prm.steps import join_steps
+from prm.types import Trajectory
 from server.scoring import Scoring
-from tests.factories import POLICY, PRM, PROBLEM, STEPS
+from tests.factories import POLICY, PRM, PROBLEM, STEPS, user
 from tests.server.conftest import free_port, rung_serve
 from tests.server.test_cli import rung
 
@@ -31,22 +32,33 @@ def scoring(urls: dict[str, str], registry: Registry) -> Scoring:
     return Scoring(urls, SecretStr(KEY), registry)
 
 
-def test_without_urls_the_engine_scores(registry: Registry) -> None:
+async def refusal(ours: Scoring) -> str:
+    """What scoring says where neither the engine nor a vLLM server runs."""
+    response, steps = join_steps(STEPS, "\n")
+    item = Trajectory(messages=user(PROBLEM), response=response, steps=steps)
+    (scorer,) = ours.scorers(EngineClient([], EngineOptions())).values()
+    with pytest.raises(Unavailable) as refused:
+        await scorer.score([item])
+    await ours.aclose()
+    return str(refused.value)
+
+
+@pytest.mark.anyio
+async def test_without_urls_the_engine_scores(registry: Registry) -> None:
     ours = scoring({}, registry)
     assert set(ours.engine_folders) == {version.folder for version in registry}
-    (scorer,) = ours.scorers(EngineClient([], EngineOptions())).values()
-    assert not isinstance(scorer, VerifiedScorer)
+    assert "the engine is starting" in await refusal(ours)
 
 
 @pytest.mark.parametrize("urls", [{PRM: URL, POLICY: URL}, {f"{PRM}@1": URL, f"{POLICY}@1": URL}])
-def test_the_engine_does_not_hold_what_is_scored_elsewhere(
+@pytest.mark.anyio
+async def test_the_engine_does_not_hold_what_is_scored_elsewhere(
     registry: Registry, urls: dict[str, str]
 ) -> None:
     ours = scoring(urls, registry)
     # The policy still writes here.
     assert [folder.parent.name for folder in ours.engine_folders] == [POLICY]
-    (scorer,) = ours.scorers(EngineClient([], EngineOptions())).values()
-    assert isinstance(scorer, VerifiedScorer)
+    assert "the vLLM server at 127.0.0.1:9 does not answer" in await refusal(ours)
 
 
 @pytest.mark.parametrize(

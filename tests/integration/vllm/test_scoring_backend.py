@@ -20,7 +20,7 @@ from transformers import (
     Qwen2Model,
 )
 
-from prm.backends.verified import VerifiedScorer
+from prm.backends.golden_gate import GoldenGate
 from prm.backends.vllm import VllmBackend, VllmModel
 from prm.errors import InvalidInput, Unavailable
 from prm.families.base import HeadRead, LogprobRead, Read
@@ -195,7 +195,7 @@ async def test_scores_are_those_that_the_publisher_computed(
     for item in golden:
         response, steps = join_steps(item.steps, prm_version.manifest.step_separator)
         trajectories.append(Trajectory(messages=item.messages, response=response, steps=steps))
-    scorer = VerifiedScorer(prm_version, backend)
+    scorer = Scorer(prm_version, GoldenGate(prm_version, backend))
     batch = await scorer.score(trajectories)
     for item, scored in zip(golden, batch.items, strict=True):
         raw = [step.raw for step in scored.step_scores]
@@ -220,7 +220,7 @@ async def test_what_was_not_published_is_not_served(
         (believed,) = (await Scorer(prm_version, backend).score([trajectory])).items
         assert [step.raw for step in believed.step_scores] == [0.0, 0.0]
         with pytest.raises(Unavailable, match=r"golden score 0, .* it does not serve what was"):
-            await VerifiedScorer(prm_version, backend).score([trajectory])
+            await Scorer(prm_version, GoldenGate(prm_version, backend)).score([trajectory])
 
 
 async def test_many_readers_at_once_change_nothing(

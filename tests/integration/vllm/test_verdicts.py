@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from prm.backends.verified import VerifiedVerdicts
+from prm.backends.golden_gate import VerdictGate
 from prm.backends.vllm import VllmBackend, VllmModel
 from prm.backends.writing import VllmVerdicts
 from prm.chat import ChatTokenizer
 from prm.errors import Unavailable
 from prm.families.base import ReadOutput
 from prm.families.generative import load_verifier
-from prm.generative import GenerativeScorer
+from prm.generative_scorer import GenerativeScorer
 from prm.manifest import ModelVersion
 from prm.registry import read_version
 from prm.verification import Ask, Style
@@ -151,12 +151,12 @@ async def test_sampled_scores_repeat(vllm: VllmServer, sampled: ModelVersion) ->
 async def test_golden_scores_must_come_out_there(vllm: VllmServer, tmp_path: Path) -> None:
     version = publish_verifier(tmp_path, NAME, RECIPE, context=CONTEXT)
     async with verdicts(vllm, version) as model:
-        await GenerativeScorer(version, VerifiedVerdicts(version, model)).score(ITEMS)
+        await GenerativeScorer(version, VerdictGate(version, model)).score(ITEMS)
     set_recipe(version, decision_temperature=3.0)
     changed = read_version(version.folder)
     async with verdicts(vllm, changed) as model:
         with pytest.raises(Unavailable, match="does not serve what was published"):
-            await GenerativeScorer(changed, VerifiedVerdicts(changed, model)).score(ITEMS)
+            await GenerativeScorer(changed, VerdictGate(changed, model)).score(ITEMS)
 
 
 async def test_a_server_scores_with_it_over_http(

@@ -18,7 +18,7 @@ from prm.errors import InvalidInput, ModelFolderError
 from prm.families.generative import load_verifier
 from prm.families.thinkprm import UnusableChain, verdicts_in
 from prm.families.verdicts import AUTHORS, GenerativeRecipe, mean_logit
-from prm.generative import GenerativeScorer
+from prm.generative_scorer import GenerativeScorer
 from prm.manifest import ModelVersion
 from prm.registry import read_version
 from prm.types import ScoredTrajectory, Trajectory

@@ -1,4 +1,4 @@
-"""Scoring with a generative PRM: what is written, what is then read, and the mean over samples.
+"""Scoring with a generative PRM: verifications are written, verdicts read, samples averaged.
 
     GenerativeScorer.score → write verifications → read verdicts → mean → aggregates
 
@@ -15,11 +15,11 @@ from dataclasses import asdict
 from prm.aggregation import AggregationName
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from prm.families.base import FamilyScores, HeadRead, step_score
+from prm.families.base import EncodedTrajectory, FamilyScores, step_score
 from prm.families.generative import load_verifier
 from prm.families.verdicts import GenerativeRecipe
 from prm.manifest import ModelVersion
-from prm.scorer import ScoredBatch, StepScorer, of_item
+from prm.scorer import ScoredBatch, StepScorer, encode_all, of_item
 from prm.tasks import all_or_none
 from prm.types import ScoredTrajectory, Trajectory
 from prm.verification import VerdictModel, Verification
@@ -40,7 +40,7 @@ class GenerativeScorer(StepScorer):
 
     def check(self, trajectory: Trajectory) -> None:
         """See `StepScorer.check`. What passes has room for a verdict on every step."""
-        self._verifier.silent(trajectory)
+        self._verifier.encode(trajectory)
 
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
@@ -51,12 +51,12 @@ class GenerativeScorer(StepScorer):
         """
         self._check_aggregation(aggregation)
         started = time.perf_counter()
-        silent = await asyncio.to_thread(self._silent_all, trajectories)
+        silent = await asyncio.to_thread(encode_all, self._verifier, trajectories)
         encoded = time.perf_counter()
         items = await all_or_none(
             [
-                self._item(index, trajectory, reads, aggregation)
-                for index, (trajectory, reads) in enumerate(zip(trajectories, silent, strict=True))
+                self._item(index, trajectory, item, aggregation)
+                for index, (trajectory, item) in enumerate(zip(trajectories, silent, strict=True))
             ]
         )
         return ScoredBatch(
@@ -66,23 +66,15 @@ class GenerativeScorer(StepScorer):
             inference_ms=1e3 * (time.perf_counter() - encoded),
         )
 
-    def _silent_all(self, trajectories: Sequence[Trajectory]) -> list[list[HeadRead]]:
-        silent = []
-        for index, trajectory in enumerate(trajectories):
-            try:
-                silent.append(self._verifier.silent(trajectory))
-            except InvalidInput as error:
-                raise of_item(error, index) from error
-        return silent
-
     async def _item(
         self,
         index: int,
         trajectory: Trajectory,
-        silent: Sequence[HeadRead],
+        silent: EncodedTrajectory,
         aggregation: AggregationName | None,
     ) -> ScoredTrajectory:
-        run = Verification(self._verifier, self._model, trajectory, [len(r.ids) for r in silent])
+        lengths = [len(read.ids) for read in silent.reads]
+        run = Verification(self._verifier, self._model, trajectory, lengths)
         try:
             raws = await run.raws()
         except InvalidInput as error:
@@ -91,7 +83,7 @@ class GenerativeScorer(StepScorer):
             trajectory,
             FamilyScores(steps=tuple(map(step_score, raws))),
             aggregation,
-            prompt_tokens=len(silent[-1].ids),
+            prompt_tokens=len(silent.ids),
             cached_steps=0,
             **asdict(run.cost),
         )
