@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prm.errors import ModelFolderError
 from prm.registry import Registry
-from server.auth import KeyFile, Keys
+from server.auth import Keys
 from server.errors import ERROR_RESPONSES, add_error_handlers, error_response
+from server.key_file import KeyFile
 from server.limits import BodyLimit, Permits
 from server.routes import models, operations, score, search
 from server.services import Services

@@ -26,6 +26,7 @@ from server.options import (
     run_command,
     scoring_urls_of,
     settings_of,
+    told_errors,
 )
 
 app = typer.Typer(
@@ -152,21 +153,24 @@ def create_key(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
-    from server.auth import SCOPES, KeyFile
+    from server.key_file import SCOPES, KeyFile
 
     scopes = [known for known in SCOPES if known in (scope or ["score", "search"])]
     if unknown := set(scope or []) - set(SCOPES):
         fail(f"--scope {unknown.pop()!r} is not one of {', '.join(SCOPES)}", code=2)
-    key = KeyFile(settings_of().keys_file).create(name, scopes)
+    with told_errors():
+        key = KeyFile(settings_of().keys_file).create(name, scopes)
     typer.echo(json.dumps({"key": key, "name": name, "scopes": scopes}) if as_json else key)
 
 
 @keys_app.command("list")
 def list_keys(as_json: Json = False) -> None:
     """List the keys: id, name, scopes; never the key."""
-    from server.auth import KeyFile
+    from server.key_file import KeyFile
 
-    for record in KeyFile(settings_of().keys_file).list():
+    with told_errors():
+        records = KeyFile(settings_of().keys_file).list()
+    for record in records:
         shown = record.model_dump(exclude={"sha256"})
         line = f"{record.id}  {record.name}  {', '.join(record.scopes)}"
         typer.echo(json.dumps(shown) if as_json else line)
@@ -175,9 +179,11 @@ def list_keys(as_json: Json = False) -> None:
 @keys_app.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(help="Id from `rung keys list`.")]) -> None:
     """Forget a key; a running server notices at once."""
-    from server.auth import KeyFile
+    from server.key_file import KeyFile
 
-    if not KeyFile(settings_of().keys_file).revoke(key_id):
+    with told_errors():
+        is_known = KeyFile(settings_of().keys_file).revoke(key_id)
+    if not is_known:
         fail(f"no key with id {key_id}; see `rung keys list`", code=1)
 
 

@@ -1,14 +1,16 @@
-"""What routes ask for, as `Annotated` aliases."""
+"""What routes ask for: services, a permit, a key with a scope."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from server.auth import Keys, Scope
+from server.auth import Keys
 from server.errors import ClientGone, NotAllowed, NotAuthenticated
+from server.key_file import Scope
 from server.limits import Permits
 from server.services import Services
 
@@ -30,8 +32,14 @@ async def _permit(request: Request) -> AsyncIterator[None]:
         yield
 
 
-def _require(scope: Scope) -> Callable[..., None]:
-    def check(
+class _KeyWith:
+    """A dependency: the caller has a key with this scope, where keys are asked for."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def __call__(
+        self,
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> None:
@@ -44,16 +52,34 @@ def _require(scope: Scope) -> Callable[..., None]:
         record = keys.find(credentials.credentials)
         if record is None:
             raise NotAuthenticated("this API key is not known here")
-        if not record.allows(scope):
-            raise NotAllowed(f"this API key has no scope {scope!r}")
+        if not record.allows(self._scope):
+            raise NotAllowed(f"this API key has no scope {self._scope!r}")
 
-    return check
+
+class KeyFirst(APIRoute):
+    """A route with a body: a caller without the key is refused before the body is read.
+
+    FastAPI reads the body before it asks any dependency, so what `MayScore` and the like ask is
+    asked here too.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `fastapi.routing.APIRoute`."""
+        handle = super().get_route_handler()
+        asked = [d.dependency for d in self.dependencies if isinstance(d.dependency, _KeyWith)]
+
+        async def handle_if_allowed(request: Request) -> Response:
+            for has_key in asked:
+                await has_key(request, await _bearer(request))
+            return await handle(request)
+
+        return handle_if_allowed
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
 Permit = Depends(_permit, scope="request")
-MayScore = Depends(_require("score"))
-MaySearch = Depends(_require("search"))
+MayScore = Depends(_KeyWith("score"))
+MaySearch = Depends(_KeyWith("search"))
 
 
 async def until_gone(request: Request, work: Awaitable[Result]) -> Result:

@@ -87,6 +87,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def _unauthenticated(_: Request, error: NotAuthenticated) -> JSONResponse:
         response = error_response(401, str(error), code="invalid_api_key")
         response.headers["WWW-Authenticate"] = "Bearer"
+        # The body may still be on its way, and nobody wants it.
+        response.headers["Connection"] = "close"
         return response
 
     @app.exception_handler(NotAllowed)
@@ -99,7 +101,8 @@ def add_error_handlers(app: FastAPI) -> None:
         # not UTF-8, nested too deeply, a number of thousands of digits.
         if error.detail == "There was an error parsing the body":
             return error_response(400, "the body is not JSON in UTF-8", code="invalid_json")
-        return error_response(error.status_code, str(error.detail))
+        code = "too_large" if error.status_code == 413 else None
+        return error_response(error.status_code, str(error.detail), code=code)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prm.errors import Overloaded
-from server.errors import error_response
 from server.telemetry import Telemetry
 
 
@@ -38,7 +37,10 @@ class Permits:
 
 
 class BodyLimit:
-    """ASGI middleware: refuses a body by its announced length, or while it arrives."""
+    """ASGI middleware: refuses a body by its announced length, or while it arrives.
+
+    It does so where the body is read, which is after the key was looked at.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -50,14 +52,14 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._max_bytes:
-            response = error_response(413, self._message(int(announced)), code="too_large")
-            await response(scope, receive, send)
-            return
+        expected = int(announced) if announced.isdigit() else 0
         received = 0
 
         async def limited_receive() -> Message:
             nonlocal received
+            # Asked only now: who has no key is to hear of that, and not how large a body may be.
+            if expected > self._max_bytes:
+                raise HTTPException(413, self._message(expected))
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:

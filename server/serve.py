@@ -9,7 +9,8 @@ import uvicorn
 from prm.errors import ModelFolderError, RungError
 from prm.registry import Registry
 from server.app import create_app
-from server.auth import KeyFile, Keys
+from server.auth import Keys
+from server.key_file import KeyFile
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -18,11 +19,14 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings) -> int:
     """Serve; returns the exit code: 0 after a stop, 2 for what must not be served."""
     configure_logging(settings.log_format)
-    keys = Keys(
-        [key.get_secret_value() for key in settings.api_keys],
-        KeyFile(settings.keys_file),
-        is_loopback=settings.is_loopback,
-    )
+    try:
+        keys = Keys(
+            [key.get_secret_value() for key in settings.api_keys],
+            KeyFile(settings.keys_file),
+            is_loopback=settings.is_loopback,
+        )
+    except RungError as error:
+        return _refuse(str(error))
     if not settings.is_loopback and not keys.exist:
         return _refuse(
             f"binding {settings.host} without API keys would let anyone in; set RUNG_API_KEYS, or "

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Request
 
-from server.deps import MayScore, Permit, ServicesDep, until_gone
+from server.deps import KeyFirst, MayScore, Permit, ServicesDep, until_gone
 from server.schemas.score import ScoreRequest, ScoreResponse
 
-router = APIRouter(tags=["score"])
+router = APIRouter(tags=["score"], route_class=KeyFirst)
 
 
 @router.post("/v1/prm/score", dependencies=[MayScore, Permit])

@@ -10,12 +10,12 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from prm.errors import CallerError, RungError
-from server.deps import MaySearch, Permit, ServicesDep, until_gone
+from server.deps import KeyFirst, MaySearch, Permit, ServicesDep, until_gone
 from server.errors import CALLER_STATUS, error_body
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
 from server.services import Services
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], route_class=KeyFirst)
 logger = logging.getLogger(__name__)
 
 

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.auth import KeyFile, Keys
+from server.auth import Keys
+from server.key_file import KeyFile
 from tests.factories import POLICY, PRM
 from tests.server.conftest import rung_serve
 
