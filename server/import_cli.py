@@ -13,8 +13,7 @@ import typer
 from server.options import Json, Models, fail, settings_of, told_errors
 
 if TYPE_CHECKING:
-    from prm.engine.golden_process import Watch
-    from prm.importing import Imported
+    from prm.importing import Imported, Watch
 
 RECIPE, SCORES = "How it is read", "Golden scores"
 
@@ -120,8 +119,7 @@ def import_model(
     Its family is told from its files, its golden scores are computed by the engine, and nothing is
     written unless all fits.
     """
-    from prm.detection import Asked
-    from prm.importing import ImportRequest, import_checkpoint
+    from prm.importing import Asked, ImportRequest, import_checkpoint
 
     recipe_settings = _settings(setting, beta=beta, step_value=step_value)
     of_a_prm = (family, recipe, reference, aggregation, threshold, recipe_settings or None)

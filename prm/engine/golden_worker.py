@@ -4,7 +4,7 @@
     stdout   {"raw": [...]} per trajectory, as they come, or one {"path", "reason"} and exit code 2
 
 In float32 whatever the checkpoint's dtype: every loader has to reproduce these numbers, and those
-that run in float32 are held to three digits. Started by `prm/engine/golden_process.py`.
+that run in float32 are held to three digits. Started by `prm/importing/golden_process.py`.
 """
 
 import json

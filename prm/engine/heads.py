@@ -22,9 +22,8 @@ from prm.engine.model import CausalLM, EngineModel
 from prm.errors import ModelFolderError
 from prm.families import FAMILIES
 from prm.families.base import HeadLayout
-from prm.files import read_json
 from prm.manifest import ModelVersion, PolicyManifest
-from prm.registry import INDEX, WHOLE
+from prm.weights import StoredTensor, stored_tensors
 
 # A language model's head may lie beside a PRM's own; it is never read.
 _LANGUAGE_HEADS = ("lm_head.", "embed_out.")
@@ -63,8 +62,8 @@ class HeadModel(EngineModel):
         config = read_config(folder)
         shapes = layout.shapes(int(config.hidden_size))
         stored = {
-            name: shape
-            for name, shape in _stored_shapes(folder).items()
+            name: tensor
+            for name, tensor in stored_tensors(folder).items()
             if not name.startswith(_LANGUAGE_HEADS)
         }
         _check_head(folder, shapes, stored)
@@ -73,10 +72,10 @@ class HeadModel(EngineModel):
             if name in stored:
                 raise ModelFolderError(
                     folder,
-                    f"the weights hold {name} {list(stored[name])}, which is neither of a "
+                    f"the weights hold {name} {list(stored[name].shape)}, which is neither of a "
                     f"{type(body).__name__} nor of the recipe's head ({_listed(shapes)})",
                 )
-        tensors = {name: _read_tensor(folder, name) for name in shapes}
+        tensors = {name: _read_tensor(stored[name].path, name) for name in shapes}
         return cls(
             body,
             [
@@ -126,7 +125,7 @@ def head_layout(version: ModelVersion) -> HeadLayout | None:
 
 
 def _check_head(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor]
 ) -> None:
     for name, wanted in shapes.items():
         if name not in stored:
@@ -135,11 +134,10 @@ def _check_head(
                 f"the weights lack {name} {list(wanted)} of the recipe's head; a checkpoint "
                 "without it is another kind of model, and any score read off it would be made up",
             )
-        if stored[name] != wanted:
+        if (found := stored[name].shape) != wanted:
             raise ModelFolderError(
                 folder,
-                f"{name} has the shape {list(stored[name])}, and the recipe's head wants "
-                f"{list(wanted)}",
+                f"{name} has the shape {list(found)}, and the recipe's head wants {list(wanted)}",
             )
 
 
@@ -147,28 +145,7 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
 
 
-def _files(folder: Path) -> dict[Path, list[str]]:
-    """The weight files, and the tensors to be taken from each: all of them, or what is indexed."""
-    if not (folder / INDEX).is_file():
-        with safe_open(folder / WHOLE, framework="pt") as file:
-            return {folder / WHOLE: list(file.keys())}
-    files: dict[Path, list[str]] = {}
-    for name, shard in read_json(folder / INDEX)["weight_map"].items():
-        files.setdefault(folder / shard, []).append(name)
-    return files
-
-
-def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for path, names in _files(folder).items():
-        with safe_open(path, framework="pt") as file:
-            for name in names:
-                shapes[name] = tuple(file.get_slice(name).get_shape())
-    return shapes
-
-
-def _read_tensor(folder: Path, name: str) -> Tensor:
-    path = next(path for path, names in _files(folder).items() if name in names)
+def _read_tensor(path: Path, name: str) -> Tensor:
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor.float()

@@ -12,17 +12,13 @@ parts fit each other) and `publishing.py`.
 """
 
 from prm.registry.fit import adapter_base, check_fit, check_reference, references_of
-from prm.registry.names import ADAPTER, ADAPTER_CONFIG, INDEX, PICKLE_SUFFIXES, WHOLE
+from prm.registry.names import PICKLE_SUFFIXES
 from prm.registry.publishing import live_version, publish
 from prm.registry.registry import Registry
 from prm.registry.version import load_version, read_version
 
 __all__ = [
-    "ADAPTER",
-    "ADAPTER_CONFIG",
-    "INDEX",
     "PICKLE_SUFFIXES",
-    "WHOLE",
     "Registry",
     "adapter_base",
     "check_fit",

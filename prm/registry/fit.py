@@ -4,7 +4,8 @@ from prm.errors import ModelFolderError
 from prm.families import FAMILIES
 from prm.families.base import Recipe
 from prm.manifest import ModelRef, ModelVersion, PolicyManifest
-from prm.registry.names import ADAPTER, ADAPTER_CONFIG, MANIFEST
+from prm.registry.names import MANIFEST
+from prm.weights import ADAPTER, ADAPTER_CONFIG
 
 # What an adapter's config.json may say otherwise than its base's.
 FREE_SETTINGS = frozenset(

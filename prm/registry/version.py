@@ -10,16 +10,13 @@ from prm.files import Report, hash_file, read_json
 from prm.manifest import FileRecord, ManifestFile, ModelVersion, PolicyManifest, PrmManifest
 from prm.registry.fit import check_adapter, check_fit
 from prm.registry.names import (
-    ADAPTER,
-    ADAPTER_CONFIG,
     CODE_SUFFIXES,
-    INDEX,
     MANIFEST,
     PICKLE_SUFFIXES,
     REQUIRED_FILES,
     STABLE,
-    WHOLE,
 )
+from prm.weights import ADAPTER, ADAPTER_CONFIG, INDEX, WHOLE, shard_names
 
 
 def load_version(folder: Path, report: Report | None = None) -> ModelVersion:
@@ -77,10 +74,7 @@ def _weight_files(folder: Path) -> set[str]:
         return {ADAPTER, ADAPTER_CONFIG}
     if not (folder / INDEX).is_file():
         return {WHOLE}
-    shards = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ModelFolderError(folder / INDEX, "field weight_map: not a table of shards")
-    return {INDEX, *map(str, shards.values())}
+    return {INDEX, *shard_names(folder / INDEX).values()}
 
 
 def _check_file(

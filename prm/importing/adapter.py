@@ -14,10 +14,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from prm.adapter import MERGE, read_settings
-from prm.checkpoint_files import CheckpointFiles, left_behind, refuse_pickles
-from prm.detection import Asked
 from prm.errors import ModelFolderError
 from prm.files import hash_file
+from prm.importing.detection import Asked
+from prm.importing.files import CheckpointFiles, left_behind, refuse_pickles
 from prm.manifest import ModelVersion
 from prm.weights import ADAPTER, ADAPTER_CONFIG, INDEX, WHOLE, stored_tensors
 

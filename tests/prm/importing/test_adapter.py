@@ -14,23 +14,27 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer
 
-from prm.adapter_import import AdapterFolder
-from prm.detection import Asked
 from prm.engine.worker import load_all
 from prm.errors import InvalidInput, ModelFolderError
-from prm.importing import Imported, ImportRequest, import_checkpoint
+from prm.importing import Asked
+from prm.importing.adapter import AdapterFolder
 from prm.manifest import ModelVersion, PrmManifest
 from prm.registry import Registry
 from prm.scorer import Scorer
 from prm.weights import ADAPTER, ADAPTER_CONFIG
 from tests.adapters import PROJECTIONS, edit, edit_tensors, save_adapter, stage_base
 from tests.checkpoints import stage_llama_chat
+from tests.imports import imported
 from tests.published import LocalBackend, publish_policy, score_items
 
 pytestmark = pytest.mark.anyio
 
 # At this β the raw numbers are log-ratios themselves, some tens large.
-BETA = Asked(settings={"beta": 1.0})
+AS_PRM: dict[str, Any] = {
+    "name": "prm",
+    "reference": "base",
+    "asked": Asked(settings={"beta": 1.0}),
+}
 ITEMS = [("1+1", ["2", "Answer: 2"]), ("Evaluate (3+4)*2-5", ["3+4=7", "x" * 40, "9"])]
 
 
@@ -55,35 +59,22 @@ def base_of(models: Path) -> ModelVersion:
     return base
 
 
-def imported(folder: Path, root: Path, **options: Any) -> Imported:
-    request: dict[str, Any] = {
-        "name": "prm",
-        "version": "1",
-        "reference": "base",
-        "asked": BETA,
-        **options,
-    }
-    return import_checkpoint(
-        ImportRequest(folder=folder, root=root, **request), lambda what, done, total: None
-    )
-
-
 @pytest.mark.slow
 async def test_an_adapter_scores_as_its_merged_weights_beside_the_same_reference(
     tmp_path: Path,
 ) -> None:
     staged, root = tmp_path / "tiny-base", tmp_path / "models"
     stage_base(staged)
-    imported(staged, root, name="base", is_policy=True, reference=None, asked=Asked())
+    imported(staged, root, name="base", is_policy=True)
     peft = save_adapter(staged, tmp_path / "my-lora", target_modules=PROJECTIONS)
-    done = imported(tmp_path / "my-lora", root)
+    done = imported(tmp_path / "my-lora", root, **AS_PRM)
 
     merged = tmp_path / "merged"
     peft.merge_and_unload().save_pretrained(str(merged))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(staged / name, merged / name)
     whole = Asked(family="implicit", settings={"beta": 1.0})
-    imported(merged, root, name="merged", asked=whole)
+    imported(merged, root, name="merged", asked=whole, reference="base")
 
     registry = Registry.open(root)
     prm, two, base = (registry.get(name) for name in ("prm", "merged", "base"))
@@ -263,7 +254,7 @@ def test_an_adapter_that_does_not_fit_is_refused_before_any_weights_are_loaded(
     change(adapter)
     with pytest.raises((ModelFolderError, InvalidInput), match=message) as error:
         # A device that refuses any weights in other words.
-        imported(adapter, places[0], device="nonsense", **options)
+        imported(adapter, places[0], device="nonsense", **{**AS_PRM, **options})
     assert "rung-import-" not in str(error.value)
     assert not (places[0] / "prm").exists()
 
@@ -283,7 +274,7 @@ def test_what_only_the_engine_can_tell_is_told_by_the_engine(
     with pytest.raises(
         ModelFolderError, match=r"my-lora/adapter_config\.json: does not fit its base: .*c_attn"
     ):
-        imported(adapter, places[0])
+        imported(adapter, places[0], **AS_PRM)
     assert not (places[0] / "prm").exists()
 
 
