@@ -62,8 +62,7 @@ class VllmBackend:
     def __init__(self, models: Mapping[str, VllmModel], *, timeout_s: float = 120.0) -> None:
         """Connects to nothing yet. Raises InvalidInput for what is no URL."""
         self._servers = {
-            (model.url, model.api_key): _Server(model.url, model.api_key, timeout_s)
-            for model in models.values()
+            (model.url, model.api_key): _Reading(model, timeout_s) for model in models.values()
         }
         self._models = {
             key: (self._servers[model.url, model.api_key], model.name)
@@ -118,21 +117,39 @@ class VllmBackend:
             values[piece.read][piece.place] = numbers
 
 
-class _Server(ModelServer):
-    """One vLLM server, and how many requests it gets at once."""
+class ScoringServer(ModelServer):
+    """A vLLM server that scores. No caller chose what is asked of it: the operator did."""
+
+    def __init__(self, model: VllmModel, timeout_s: float) -> None:
+        super().__init__(
+            model.url,
+            role="vLLM server",
+            setting="scoring_urls",
+            api_key=model.api_key,
+            timeout_s=timeout_s,
+        )
+
+    def refusal(self, status: int, message: str) -> RungError:
+        """See `ModelServer.refusal`. What would be the caller's mistake is the operator's here."""
+        refused = super().refusal(status, message)
+        if isinstance(refused, InvalidInput):
+            return Unavailable(f"{self.label} refuses (status {status}): {self.public(message)}")
+        return refused
+
+
+class _Reading(ScoringServer):
+    """One server that reads, and how many requests it gets at once."""
 
     # Reading twice changes nothing, and a busy server may close a connection that we thought idle.
     sent_again_after = (
-        *ModelServer.sent_again_after,
+        *ScoringServer.sent_again_after,
         httpx2.ReadError,
         httpx2.WriteError,
         httpx2.RemoteProtocolError,
     )
 
-    def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
-        super().__init__(
-            url, role="vLLM server", setting="scoring_urls", api_key=api_key, timeout_s=timeout_s
-        )
+    def __init__(self, model: VllmModel, timeout_s: float) -> None:
+        super().__init__(model, timeout_s)
         self.permits = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._served: Mapping[str, ServedModel] | None = None
 
@@ -164,17 +181,14 @@ class _Server(ModelServer):
             )
 
     def refusal(self, status: int, message: str) -> RungError:
-        """See `ModelServer.refusal`. No caller chose what was asked here: the operator did."""
+        """See `ModelServer.refusal`. The server may have been started anew with other models."""
         self._served = None
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             return Unavailable(
                 f"{self.label} has no such model or route (status {status}): a model that is read "
                 "by its head needs a server that pools, any other one that generates"
             )
-        refused = super().refusal(status, message)
-        if isinstance(refused, InvalidInput):
-            return Unavailable(f"{self.label} refuses (status {status}): {self.public(message)}")
-        return refused
+        return super().refusal(status, message)
 
 
 class _Piece(NamedTuple):

@@ -6,11 +6,10 @@ from contextlib import aclosing
 
 from pydantic import BaseModel
 
-from prm.backends.http import ModelServer
-from prm.backends.vllm import VllmBackend, VllmModel, VllmReply
+from prm.backends.vllm import ScoringServer, VllmBackend, VllmModel, VllmReply
 from prm.engine.client import EngineClient
 from prm.engine.messages import FinishReason, ReadReply, SampleRequest
-from prm.errors import InvalidInput, RungError, Unavailable
+from prm.errors import Unavailable
 from prm.families.base import Read
 from prm.tasks import all_or_none
 from prm.verification import Ask, EndedBy, Style, Written
@@ -73,13 +72,7 @@ class VllmVerdicts:
         """`backend` reads `model` under the version's key. Connects to nothing yet."""
         self._backend = backend
         self._model = model
-        self._server = _Server(
-            model.url,
-            role="vLLM server",
-            setting="scoring_urls",
-            api_key=model.api_key,
-            timeout_s=WRITING_TIMEOUT_S,
-        )
+        self._server = ScoringServer(model, WRITING_TIMEOUT_S)
         self._permits = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
     async def aclose(self) -> None:
@@ -119,15 +112,6 @@ class VllmVerdicts:
             tokens=answer.usage.completion_tokens,
             ended_by="length" if choice.finish_reason == "length" else ended,
         )
-
-
-class _Server(ModelServer):
-    def refusal(self, status: int, message: str) -> RungError:
-        """See `ModelServer.refusal`. No caller chose what was asked here: the operator did."""
-        refused = super().refusal(status, message)
-        if isinstance(refused, InvalidInput):
-            return Unavailable(f"{self.label} refuses (status {status}): {self.public(message)}")
-        return refused
 
 
 class _Choice(BaseModel):

@@ -150,14 +150,12 @@ def propose(checkpoint: Checkpoint) -> Proposal[MathShepherdRecipe]:
     for recipe in (MathShepherdRecipe(), ER_PRM):
         if recipe.name != checkpoint.asked.get("name", recipe.name):
             continue
-        tag = tokenizer.encode_markup("1" + recipe.tag)[-1:]
+        before = len(tokenizer.encode_markup("1"))
+        tag = tokenizer.encode_markup("1" + recipe.tag)[before:]
         labels = [tokenizer.encode_markup(text) for text in (recipe.good, recipe.bad)]
-        ids = [*tag, *(i for label in labels for i in label)]
+        ids = [id_ for text in (tag, *labels) for id_ in text]
         wanted = [recipe.tag_id, recipe.good_id, recipe.bad_id]
-        tag_length = len(tokenizer.encode_markup("1" + recipe.tag)) - len(
-            tokenizer.encode_markup("1")
-        )
-        is_single = tag_length == 1 and len(ids) == 3
+        is_single = all(len(text) == 1 for text in (tag, *labels))
         if is_single and all(want in (None, id_) for want, id_ in zip(wanted, ids, strict=True)):
             hint = named_like(checkpoint, "shepherd" if recipe.tag_id else "math-prm", "er-prm")
             return Proposal(recipe=recipe, step_separator="\n", is_certain=hint)

@@ -31,7 +31,7 @@ from prm.families.base import (
     Settings,
 )
 from prm.families.bound import HeadFamily
-from prm.families.proposing import check_architecture, check_head, has_tensor
+from prm.families.proposing import check_architecture, check_head
 from prm.families.texts import MATH_SYSTEM, answered_ids, refuse_control_tokens
 from prm.manifest import ModelVersion
 from prm.types import Step, Trajectory
@@ -99,10 +99,10 @@ def _whole(trajectory: Trajectory) -> Step:
 def propose(checkpoint: Checkpoint) -> Proposal[OutcomeRecipe]:
     """By class and head."""
     check_architecture(checkpoint, SPEC.architectures)
-    if has_tensor(checkpoint, "score.0.weight"):
+    if "score.0.weight" in checkpoint.shapes:
         recipe = OutcomeRecipe.model_validate({"name": "qwen-math-rm"})
     else:
-        recipe = OutcomeRecipe(bias=has_tensor(checkpoint, "score.bias"))
+        recipe = OutcomeRecipe(bias="score.bias" in checkpoint.shapes)
     check_head(checkpoint, recipe.head)
     return Proposal(recipe=recipe, aggregation="last")
 

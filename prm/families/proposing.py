@@ -30,11 +30,6 @@ def check_head(checkpoint: Checkpoint, layout: HeadLayout) -> None:
             raise RecipeMismatch(f"{name} is {there}; this kind has one of shape {list(wanted)}")
 
 
-def has_tensor(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether the checkpoint holds a tensor of this name."""
-    return name in checkpoint.shapes
-
-
 def named_like(checkpoint: Checkpoint, *words: str) -> bool:
     """Whether its configuration or the last folders of its path name it by one of these words."""
     names = [str(checkpoint.config.get("_name_or_path", "")), *checkpoint.folder.parts[-4:]]

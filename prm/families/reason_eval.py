@@ -30,7 +30,7 @@ from prm.families.base import (
     RecipeMismatch,
 )
 from prm.families.bound import HeadFamily
-from prm.families.proposing import check_architecture, check_head, has_tensor
+from prm.families.proposing import check_architecture, check_head
 from prm.families.texts import (
     check_count,
     problem_of,
@@ -119,7 +119,7 @@ def validity_logit(negative: float, neutral: float, positive: float) -> float:
 def propose(checkpoint: Checkpoint) -> Proposal[ReasonEvalRecipe]:
     """By the head; the separator is the tokenizer's padding token."""
     check_architecture(checkpoint, SPEC.architectures)
-    bias = has_tensor(checkpoint, "score_head.bias")
+    bias = "score_head.bias" in checkpoint.shapes
     named = read_json(checkpoint.folder / "tokenizer_config.json").get("pad_token")
     separator = named.get("content") if isinstance(named, dict) else named
     check_head(checkpoint, ReasonEvalRecipe(bias=bias).head)

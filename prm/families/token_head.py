@@ -39,7 +39,7 @@ from prm.families.base import (
     Settings,
 )
 from prm.families.bound import HeadFamily
-from prm.families.proposing import check_architecture, check_head, has_tensor, named_like
+from prm.families.proposing import check_architecture, check_head, named_like
 from prm.families.texts import problem_of
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
@@ -116,7 +116,7 @@ def propose(checkpoint: Checkpoint) -> Proposal[TokenHeadRecipe]:
     else:
         name = "h4" if named_like(checkpoint, "huggingfaceh4", "prm-0.2") else "trl"
     name = checkpoint.asked.get("name", name)
-    bias = has_tensor(checkpoint, "score.bias")
+    bias = "score.bias" in checkpoint.shapes
     recipe = TokenHeadRecipe.model_validate({"name": name, "bias": bias})
     check_head(checkpoint, recipe.head)
     return Proposal(recipe=recipe, step_separator=recipe.separator)
