@@ -61,6 +61,10 @@ class Settings(BaseSettings):
         default=1024, ge=1, description="Memory for keys and values of scored prefixes, in MiB."
     )
 
+    engine_silence_s: float = Field(
+        default=30.0, ge=5, description="An engine that gave no sign of life for so long is killed."
+    )
+
     max_body_bytes: int = Field(default=8 << 20, ge=1, description="Largest request body.")
     max_items: int = Field(default=512, ge=1, description="Most items in one scoring request.")
     max_in_flight: int = Field(default=64, ge=1, description="Requests served at once; more: 429.")
@@ -106,4 +110,5 @@ class Settings(BaseSettings):
             max_batch=self.max_batch,
             token_budget=self.token_budget,
             cache_mb=self.cache_mb,
+            silence_s=self.engine_silence_s,
         )

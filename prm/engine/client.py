@@ -211,7 +211,8 @@ class EngineClient:
             self._fail_all(Unavailable("the engine cannot be run; see the server's log"))
 
     async def _serve(self, engine: EngineProcess) -> None:
-        """Hand out replies until the engine's socket closes."""
+        """Hand out replies until the engine's socket closes, or it must be killed for silence."""
+        watch = asyncio.create_task(engine.kill_when_silent(self._options.silence_s))
         try:
             while True:
                 header = await engine.reader.readexactly(FRAME_HEADER.size)
@@ -221,6 +222,8 @@ class EngineClient:
             return
         except ValidationError as error:
             logger.error("the engine sent a frame that makes no sense: %s", error.title)
+        finally:
+            watch.cancel()
 
     def _deliver(self, reply: Reply) -> None:
         match reply:

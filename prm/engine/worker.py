@@ -4,7 +4,8 @@
 
 One thread reads frames from the socket, the main thread computes. Each turn of the main loop takes
 what has arrived, runs one scoring forward per model and one decoding step, so neither kind of work
-starves the other: a short score waits for one token of a long generation, never for all of it.
+starves the other: a short score waits for one token of a long generation, never for all of it. A
+third thread beats on a socket of its own, so that an engine that is stopped is noticed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +42,7 @@ from prm.engine.messages import (
     reply_frame,
 )
 from prm.engine.model import CausalLM, EngineModel
+from prm.engine.process import BEAT_S
 from prm.engine.reader import Reader
 from prm.engine.sampler import Draft, Sampler, SamplingParams
 from prm.engine.scoring import ReadRequests
@@ -242,8 +245,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(arguments.threads)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(arguments.socket)
+    connection, pulse = _connect(arguments.socket), _connect(arguments.socket)
     started = time.perf_counter()
     try:
         models, samplers = load_models(
@@ -268,9 +270,24 @@ def main() -> None:
             )
         )
     )
+    threading.Thread(target=_beat, args=(pulse,), daemon=True).start()
     cache_bytes = (arguments.cache_mb << 20) // max(1, len(models))
     readers = {name: Reader(model, cache_bytes=cache_bytes) for name, model in models.items()}
     Worker(readers, samplers, connection, token_budget=arguments.token_budget).run()
+
+
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    return connection
+
+
+def _beat(pulse: socket.socket) -> None:
+    """Give signs of life, also while the main thread is in a long forward: torch frees the GIL."""
+    with suppress(OSError):  # the server has gone
+        while True:
+            pulse.sendall(b"\0")
+            time.sleep(BEAT_S)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -102,6 +103,47 @@ async def test_killed_engine_is_replaced_and_what_was_in_it_is_answered(tiny_mod
         retried = await work
         assert {n: r.ids for n, r in retried.items()} == {n: r.ids for n, r in expected.items()}
         assert client.restarts == 1
+
+
+async def test_a_stopped_engine_is_replaced_and_what_was_in_it_is_answered(
+    tiny_models: Path,
+) -> None:
+    async with running(tiny_models, silence_s=3) as client:
+        expected = await sample(client, sample_request(count=12, max_tokens=200))
+        first = client.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        # Shorter than that is nobody's business.
+        await asyncio.sleep(1)
+        os.kill(first, signal.SIGCONT)
+        assert (await client.read([READ])).outputs
+        assert client.restarts == 0
+        os.kill(first, signal.SIGSTOP)
+        answered = await sample(client, sample_request(count=12, max_tokens=200))
+        assert {n: r.ids for n, r in answered.items()} == {n: r.ids for n, r in expected.items()}
+        assert client.restarts == 1
+        assert client.pid != first
+        with pytest.raises(ProcessLookupError):
+            os.kill(first, 0)
+
+
+async def test_an_engine_is_not_killed_for_the_servers_own_silence(tiny_models: Path) -> None:
+    async with running(tiny_models, silence_s=4) as client:
+        await asyncio.sleep(0.5)
+        time.sleep(5)  # as a server that was stopped, or a laptop that slept
+        # Longer than a half, so that a first miss would be followed by a second.
+        await asyncio.sleep(2.5)
+        assert (await client.read([READ])).outputs
+        assert client.restarts == 0
+
+
+@pytest.mark.slow
+async def test_a_busy_engine_is_not_taken_for_a_silent_one(tiny_models: Path) -> None:
+    async with running(tiny_models, max_batch=1, silence_s=4) as client:
+        started = time.monotonic()
+        while time.monotonic() - started < 12:
+            await sample(client, sample_request(count=100, max_tokens=250))
+        assert client.restarts == 0
 
 
 async def test_a_request_that_two_engines_died_under_fails(tiny_models: Path) -> None:

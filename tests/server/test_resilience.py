@@ -69,6 +69,23 @@ def test_sixteen_clients_see_only_200_or_503_while_the_engine_is_killed(
         assert "rung_engine_restarts_total 2.0" in httpx2.get(f"{server.url}/metrics").text
 
 
+def test_a_stopped_engine_costs_its_callers_seconds_and_no_answer(tiny_models: Path) -> None:
+    with rung_serve(tiny_models, RUNG_ENGINE_SILENCE_S="5") as server:
+        (engine,) = engine_pids(server)
+        os.kill(engine, signal.SIGSTOP)
+        with ThreadPoolExecutor(8) as pool:
+            asked = [
+                pool.submit(httpx2.post, f"{server.url}{path}", json=body, timeout=60)
+                for path, body in [("/v1/prm/score", SCORE), ("/v1/search", SEARCH)] * 4
+            ]
+            took = poll(lambda: all(a.done() for a in asked), seconds=40, what="answers")
+        assert took > 2
+        assert [a.result().status_code for a in asked] == [200] * 8
+        assert "rung_engine_restarts_total 1.0" in httpx2.get(f"{server.url}/metrics").text
+        (another,) = engine_pids(server)
+        assert another != engine
+
+
 def test_a_full_server_refuses_at_once_and_says_when_to_come_back(tiny_models: Path) -> None:
     with rung_serve(tiny_models, RUNG_MAX_IN_FLIGHT="1") as server:
         long = SEARCH | {"strategy": {"type": "best_of_n", "n": 512}}
