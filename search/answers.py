@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from typing import Protocol
 
 from search.types import Candidate, Vote
 
@@ -52,6 +53,23 @@ def normalise(answer: str) -> str:
     return answer
 
 
+class Equivalence(Protocol):
+    """Says which answers mean the same."""
+
+    async def group(self, answers: Sequence[str]) -> list[int]:
+        """For each answer, the place of the first that it is equivalent to."""
+        ...
+
+
+class ExactAnswers:
+    """Answers mean the same when they are written the same."""
+
+    async def group(self, answers: Sequence[str]) -> list[int]:
+        """See `Equivalence.group`."""
+        first: dict[str, int] = {}
+        return [first.setdefault(answer, place) for place, answer in enumerate(answers)]
+
+
 def count_votes(candidates: Sequence[Candidate]) -> list[Vote]:
     """Votes for each distinct answer, most votes first; among equals the first seen.
 
@@ -59,8 +77,9 @@ def count_votes(candidates: Sequence[Candidate]) -> list[Vote]:
     """
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        if candidate.answer is not None:
-            groups.setdefault(candidate.answer, []).append(candidate)
+        answer = candidate.group if candidate.group is not None else candidate.answer
+        if answer is not None:
+            groups.setdefault(answer, []).append(candidate)
     is_scored = any(candidate.score is not None for candidate in candidates)
     votes = [
         Vote(

@@ -1,15 +1,35 @@
 """What a search may spend, and what it has spent."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+ReasoningEffort = Literal["low", "medium", "high"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits on generated tokens and on seconds. None is no limit."""
+    """Limits on generated tokens, on seconds, and on continuations asked of the policy.
+
+    None is no limit.
+    """
 
     tokens: int | None = None
     seconds: float | None = None
+    calls: int | None = None
+
+
+# Four times as much each: accuracy grows with the logarithm of what is spent (Snell et al., arXiv
+# 2408.03314, figure 3), so that anything less would not be felt.
+EFFORTS: Mapping[ReasoningEffort, Budget] = MappingProxyType(
+    {
+        "low": Budget(tokens=2_048),
+        "medium": Budget(tokens=8_192),
+        "high": Budget(tokens=32_768),
+    }
+)
 
 
 class Meter:
@@ -19,12 +39,23 @@ class Meter:
         self._budget = budget
         self._started_s = time.perf_counter()
         self.generated_tokens = 0
+        self.calls = 0
 
     def share(self, candidates: int) -> int | None:
         """Tokens that each of so many candidates may still write; None is no limit."""
         if self._budget.tokens is None:
             return None
         return (self._budget.tokens - self.generated_tokens) // candidates
+
+    @property
+    def tokens_left(self) -> int | None:
+        """Tokens that may still be generated; None is no limit."""
+        return self.share(1)
+
+    @property
+    def calls_left(self) -> int | None:
+        """Continuations that may still be asked for; None is no limit."""
+        return None if self._budget.calls is None else self._budget.calls - self.calls
 
     @property
     def seconds_left(self) -> float | None:

@@ -1,6 +1,6 @@
 """One search: what every strategy does its rounds with, and the result they all end in.
 
-    run_search → strategy.rounds: run.write → run.score → prune → … → strategy.choose → result
+    run_search → strategy.rounds: run.write → run.score → prune → … → group → rank → result
 
 A strategy is an async generator of events over rounds. It holds no model and no HTTP: it asks its
 run to write and to score, and the run keeps the accounts.
@@ -8,18 +8,19 @@ run to write and to score, and the run keeps the accounts.
 
 import asyncio
 import hashlib
+import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from prm.aggregation import AggregationName
 from prm.errors import InvalidInput
 from prm.scorer import ScoredBatch
 from prm.steps import cut_steps
 from prm.types import ScoredTrajectory, Trajectory
-from search.answers import count_votes, extract_answer
+from search.answers import Equivalence, ExactAnswers, count_votes, extract_answer
 from search.budget import Budget, Meter
 from search.generator import GenerateParams, Generator, Want, Written
 from search.types import (
@@ -33,6 +34,14 @@ from search.types import (
     SearchUsage,
     StoppedBy,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How much a candidate may write now, and why it ends there. None: it does not."""
+
+    tokens: int
+    reason: FinishReason | None
 
 
 class TrajectoryScorer(Protocol):
@@ -53,8 +62,8 @@ class Strategy(Protocol):
         """Write, score and prune until done; leave the final candidates in `run.candidates`."""
         ...
 
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The winner, one of these; None when there are none."""
+    def rank(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """All of these, the winner first."""
         ...
 
 
@@ -70,6 +79,7 @@ class SearchRun:
         sampling: Sampling,
         budget: Budget,
         step_separator: str = "\n\n",
+        equivalence: Equivalence | None = None,
     ) -> None:
         self.problem = problem
         self.sampling = sampling
@@ -80,29 +90,51 @@ class SearchRun:
         self.tree: list[Candidate] = []
         self.rounds = 0
         self.stopped_by: StoppedBy = "finished"
+        self.choice: Mapping[str, Any] | None = None
         self._generator = generator
+        self._equivalence = equivalence or ExactAnswers()
+        self._cuts: dict[int, _Cut] = {}
         self._prompt_tokens = 0
         self._scored_tokens = 0
         self._cached_tokens = 0
         self._generate_s = 0.0
         self._score_s = 0.0
 
-    def can_pay(self, candidates: int) -> bool:
-        """Whether the token budget still pays at least one token for each of so many."""
-        share = self.meter.share(candidates)
-        return share is None or share >= 1
+    def affordable(self, candidates: int) -> int:
+        """How many of so many continuations the budget still pays, with a token for each.
+
+        Fewer than asked for is noted as what the search was stopped by.
+        """
+        tokens, calls = self.meter.tokens_left, self.meter.calls_left
+        paid = candidates
+        if tokens is not None and tokens < paid:
+            paid, self.stopped_by = tokens, "budget.tokens"
+        if calls is not None and calls < paid:
+            paid, self.stopped_by = calls, "budget.calls"
+        if self.meter.seconds_left == 0:
+            paid, self.stopped_by = 0, "budget.seconds"
+        return paid
 
     async def write(
-        self, parents: Sequence[Candidate | None], *, one_step: bool
+        self,
+        parents: Sequence[Candidate | None],
+        *,
+        one_step: bool,
+        at_most: int | None = None,
+        temperature: float | None = None,
     ) -> AsyncGenerator[Candidate]:
         """One new candidate per parent (None: from the start), as each one ends.
 
-        With `one_step` a candidate stops after the step separator; otherwise at its end. Each may
-        write what its own limit and its equal share of the token budget leave; one that the budget
-        cuts ends as "budget" and so does the search.
+        With `one_step` a candidate stops after the step separator; otherwise at its end, or after
+        `at_most` tokens, which do not end it. Each may write what its own limit and its equal share
+        of the token budget leave; one that the budget cuts ends as "budget" and so does the search.
+        Ask for no more than `affordable`. `temperature` None is the search's own.
         """
         share = self.meter.share(len(parents))
         first = len(self.tree)
+        cuts = [self._cut(parent, share, at_most) for parent in parents]
+        self._cuts = {first + place: cut for place, cut in enumerate(cuts)}
+        self.meter.calls += len(parents)
         self.tree.extend(
             Candidate(
                 index=first + place,
@@ -117,12 +149,12 @@ class SearchRun:
                 number=first + place,
                 prefix=parent.prefix if parent else Candidate(index=0).prefix,
                 seed=derive_seed(self.sampling.seed, self.rounds, place),
-                max_tokens=self._limit(parent, share),
+                max_tokens=cuts[place].tokens,
             )
             for place, parent in enumerate(parents)
         ]
         params = GenerateParams(
-            temperature=self.sampling.temperature,
+            temperature=self.sampling.temperature if temperature is None else temperature,
             top_p=self.sampling.top_p,
             max_tokens=self.sampling.max_tokens,
             stop=self.sampling.stop,
@@ -134,7 +166,7 @@ class SearchRun:
         written = self._generator.generate(self.problem.messages, wants, params)
         async with aclosing(written) as stream:
             async for piece in stream:
-                yield self._take(piece, share)
+                yield self._take(piece)
         self._generate_s += time.perf_counter() - started
 
     async def score(
@@ -172,6 +204,17 @@ class SearchRun:
         self._score_s += time.perf_counter() - started
         return result
 
+    async def group(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The same candidates, each with the answer that stands for all equivalent to its own."""
+        answered = [candidate for candidate in candidates if candidate.answer is not None]
+        answers = [candidate.answer or "" for candidate in answered]
+        firsts = await self._equivalence.group(answers) if answers else []
+        groups = {
+            candidate.index: answers[first]
+            for candidate, first in zip(answered, firsts, strict=True)
+        }
+        return [replace(c, group=groups.get(c.index)) for c in candidates]
+
     def end(self, candidate: Candidate, reason: FinishReason) -> Candidate:
         """The candidate, ended for this reason."""
         answer = candidate.answer if reason == "pruned" else extract_answer(candidate.text)
@@ -179,16 +222,19 @@ class SearchRun:
         self.tree[candidate.index] = ended
         return ended
 
-    def result(self, winner: Candidate | None) -> SearchResult:
+    def result(self, ranking: Sequence[Candidate]) -> SearchResult:
         """What was found and what it cost."""
         generated = self.meter.generated_tokens
+        winner = ranking[0] if ranking else None
         return SearchResult(
             winner=winner,
+            ranking=ranking,
             candidates=sorted(self.candidates, key=lambda candidate: candidate.index),
             votes=count_votes(self.candidates),
             rounds=self.rounds,
             stopped_by=self.stopped_by,
             usage=SearchUsage(
+                policy_calls=self.meter.calls,
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=generated,
                 discarded_tokens=generated - (winner.tokens if winner else 0),
@@ -197,28 +243,40 @@ class SearchRun:
             ),
             generate_ms=1e3 * self._generate_s,
             score_ms=1e3 * self._score_s,
+            choice=self.choice,
         )
 
-    def _limit(self, parent: Candidate | None, share: int | None) -> int:
+    def _cut(self, parent: Candidate | None, share: int | None, at_most: int | None) -> _Cut:
+        """The least of a candidate's own limit, its share of the budget and `at_most`."""
         left = self.sampling.max_tokens - (parent.tokens if parent else 0)
-        limit = left if share is None else min(left, share)
-        assert limit >= 1, "nobody asks for a candidate that may write nothing"
-        return limit
+        cut = _Cut(left, "length")
+        if share is not None and share < cut.tokens:
+            cut = _Cut(share, "budget")
+        if at_most is not None and at_most < cut.tokens:
+            cut = _Cut(at_most, None)
+        assert cut.tokens >= 1, "nobody asks for a candidate that may write nothing"
+        return cut
 
-    def _take(self, written: Written, share: int | None) -> Candidate:
+    def _take(self, written: Written) -> Candidate:
         """Book what was written and make it a candidate."""
         self.meter.generated_tokens += written.tokens
         draft = self.tree[written.number]
+        draft_text = self.tree[draft.parent].text if draft.parent is not None else ""
         tokens = draft.tokens + written.tokens
         self._prompt_tokens = written.prompt_tokens
         finish: FinishReason | None = None
         match written.ended_by:
             case "eos" | "stop":
                 finish = "stop"
-            case "length" if written.tokens == share and tokens < self.sampling.max_tokens:
-                finish, self.stopped_by = "budget", "budget.tokens"
+            case "separator" if written.prefix.text == draft_text:
+                # A policy that says nothing would say nothing for ever.
+                finish = "stop"
             case "length":
-                finish = "length"
+                # Short of what it was allowed, the model's context was full.
+                cut = self._cuts[written.number]
+                finish = cut.reason if written.tokens >= cut.tokens else "length"
+                if finish == "budget":
+                    self.stopped_by = "budget.tokens"
             case "deadline":
                 finish, self.stopped_by = "budget", "budget.seconds"
         candidate = replace(
@@ -239,7 +297,8 @@ async def run_search(
     async with aclosing(strategy.rounds(run)) as events:
         async for event in events:
             yield event
-    yield run.result(strategy.choose(run.candidates))
+    run.candidates = await run.group(run.candidates)
+    yield run.result(strategy.rank(run.candidates))
 
 
 def derive_seed(seed: int, round_: int, place: int) -> int:
@@ -248,12 +307,10 @@ def derive_seed(seed: int, round_: int, place: int) -> int:
     return int.from_bytes(digest[:8]) >> 1
 
 
-def best_scored(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The highest score; among equals, and without scores, the first written."""
-    return min(
-        candidates,
-        key=lambda c: (-(c.score if c.score is not None else -1.0), c.index),
-        default=None,
+def by_score(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The highest score first; equals, and those without a score, in the order written."""
+    return sorted(
+        candidates, key=lambda c: (-(c.score if c.score is not None else -math.inf), c.index)
     )
 
 

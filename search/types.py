@@ -1,13 +1,13 @@
 """The nouns of a search. A candidate is frozen: a round makes new ones from old ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from prm.types import Message, StepScore
 
 FinishReason = Literal["stop", "length", "pruned", "budget"]
-StoppedBy = Literal["finished", "budget.tokens", "budget.seconds", "max_rounds"]
+StoppedBy = Literal["finished", "budget.tokens", "budget.seconds", "budget.calls", "max_rounds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,8 @@ class Candidate:
 
     `parent` is the index of the candidate that it continues, `finish_reason` None while the policy
     has not ended it, `score` None without a PRM or without a step. `tokens` counts what was
-    sampled for its whole text.
+    sampled for its whole text. `group` is the answer that stands for all that are equivalent to
+    this candidate's, None until answers were compared.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Candidate:
     steps: tuple[ScoredStep, ...] = ()
     score: float | None = None
     answer: str | None = None
+    group: str | None = None
     finish_reason: FinishReason | None = None
     tokens: int = 0
 
@@ -76,8 +78,12 @@ class Vote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchUsage:
-    """Exact token counts. `discarded_tokens` were generated and are not in the winner."""
+    """Exact counts. `discarded_tokens` were generated and are not in the winner.
 
+    `policy_calls` are the continuations that the policy was asked for.
+    """
+
+    policy_calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     discarded_tokens: int = 0
@@ -99,9 +105,14 @@ class SearchEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What a search ends with. `winner` is one of `candidates`, or None when none was written."""
+    """What a search ends with.
+
+    `winner` is one of `candidates`, or None when none was written. `ranking` are the candidates,
+    the winner first. `choice` says what a strategy that chooses another one chose, and why.
+    """
 
     winner: Candidate | None
+    ranking: Sequence[Candidate]
     candidates: Sequence[Candidate]
     votes: Sequence[Vote]
     rounds: int
@@ -109,6 +120,7 @@ class SearchResult:
     usage: SearchUsage
     generate_ms: float
     score_ms: float
+    choice: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

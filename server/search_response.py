@@ -57,6 +57,7 @@ def search_response(prepared: PreparedSearch, result: SearchResult) -> SearchRes
         votes=[VoteOut(**asdict(vote)) for vote in result.votes],
         rounds=result.rounds,
         stopped_by=result.stopped_by,
+        choice=result.choice,
         usage=UsageOut(**asdict(result.usage)),
         timing_ms=SearchTiming(
             generate=result.generate_ms,

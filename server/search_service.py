@@ -4,12 +4,12 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
 from prm.scorer import StepScorer
-from search.budget import Budget
+from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
 from search.types import Sampling, SearchEvent, SearchProblem
 from server.calibrations import calibration_of_policy, current_calibrations
@@ -95,7 +95,11 @@ class SearchService:
 
 
 def _budget(request: SearchRequest) -> Budget:
-    budget = Budget(tokens=request.budget.tokens, seconds=request.budget.seconds)
+    budget = Budget(
+        tokens=request.budget.tokens, seconds=request.budget.seconds, calls=request.budget.calls
+    )
+    if request.reasoning_effort is not None and budget.tokens is None:
+        budget = replace(budget, tokens=EFFORTS[request.reasoning_effort].tokens)
     if budget.tokens is not None and budget.tokens < request.strategy.n:
         raise InvalidInput(
             f"budget.tokens {budget.tokens} does not pay one token for each of "

@@ -14,9 +14,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from prm.aggregation import AggregationName
-from search.run import SearchRun, best_scored
+from search.run import SearchRun, by_score
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
-from search.types import Candidate, FinishReason, SearchEvent
+from search.strategies.stepwise import StepRound, end_active, event
+from search.types import Candidate, SearchEvent
 
 
 class Beam(StrategySettings):
@@ -39,86 +40,28 @@ class Beam(StrategySettings):
         finished: list[Candidate] = []
         active: list[Candidate] = []
         parents: Sequence[Candidate | None] = [None] * self.n
-        for round_ in range(self.max_rounds):
-            if not run.can_pay(len(parents)):
-                run.stopped_by = "budget.tokens"
+        for number in range(self.max_rounds):
+            parents = parents[: run.affordable(len(parents))]
+            if not parents:
                 break
-            children = []
-            written = run.write(parents, one_step=True)
-            async with aclosing(written):
-                async for child in written:
-                    children.append(child)
-                    yield _event("expanded", round_, child, text=child.text)
-            children.sort(key=lambda child: child.index)
-            children = await run.score(children, aggregation=self.aggregation)
-            for child in children:
-                yield _event("scored", round_, child)
-            active, ended, repeated = _sort_out(run, children)
-            finished += ended
-            for child in ended:
-                yield _event("finished", round_, child)
-            for child in repeated:
-                yield _event("pruned", round_, child)
+            round_ = StepRound(run, number, aggregation=self.aggregation)
+            async with aclosing(round_.events(parents)) as events:
+                async for each in events:
+                    yield each
+            active = round_.active
+            finished += round_.ended
             if run.stopped_by != "finished" or len(finished) >= self.n or not active:
                 break
-            if round_ == self.max_rounds - 1:
+            if number == self.max_rounds - 1:
                 run.stopped_by = "max_rounds"
                 break
-            kept, pruned = self._prune(active)
-            for child in pruned:
-                yield _event("pruned", round_, run.end(child, "pruned"))
-            parents = list(islice(cycle(kept), self.n))
-        # What was still active is left as it is: by the budget, or because enough beams are done.
-        reason: FinishReason = "pruned" if run.stopped_by == "finished" else "budget"
-        left = [run.end(child, reason) for child in active]
-        if reason == "pruned":
-            for child in left:
-                yield _event("pruned", child.round, child)
+            ranked = by_score(active)
+            keep = self.n // self.width
+            for child in ranked[keep:]:
+                yield event("pruned", number, run.end(child, "pruned"))
+            active = ranked[:keep]
+            parents = list(islice(cycle(active), self.n))
+        left, ends = end_active(run, active, round_=run.rounds - 1)
+        for each in ends:
+            yield each
         run.candidates = finished + left
-
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The best finished beam; where none is finished, the best one there is."""
-        finished = [c for c in candidates if c.finish_reason in ("stop", "length")]
-        return best_scored(finished or candidates)
-
-    def _prune(self, active: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-        """The best n / width, and the others."""
-        ranked = sorted(active, key=lambda beam: (-(beam.score or 0.0), beam.index))
-        keep = self.n // self.width
-        return ranked[:keep], ranked[keep:]
-
-
-def _sort_out(
-    run: SearchRun, children: Sequence[Candidate]
-) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
-    """Beams to go on with, those that ended, and those that repeat a beam's text."""
-    active: dict[str, Candidate] = {}
-    ended = []
-    repeated = []
-    for child in children:
-        if child.finish_reason is None and child.tokens >= run.sampling.max_tokens:
-            child = run.end(child, "length")
-        if child.finish_reason is not None:
-            ended.append(child)
-        elif child.text in active:
-            repeated.append(run.end(child, "pruned"))
-        else:
-            active[child.text] = child
-    return list(active.values()), ended, repeated
-
-
-def _event(
-    type_: Literal["expanded", "scored", "pruned", "finished"],
-    round_: int,
-    beam: Candidate,
-    *,
-    text: str | None = None,
-) -> SearchEvent:
-    return SearchEvent(
-        type=type_,
-        round=round_,
-        candidate=beam.index,
-        parent=beam.parent,
-        text=text,
-        score=beam.score,
-    )

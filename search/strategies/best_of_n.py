@@ -13,9 +13,10 @@ from typing import Literal
 from pydantic import Field
 
 from prm.aggregation import AggregationName
-from search.answers import count_votes
-from search.run import SearchRun, best_scored
+from search.run import SearchRun
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.selecting import Selection, rank_by
+from search.strategies.stepwise import event
 from search.types import Candidate, SearchEvent
 
 
@@ -24,39 +25,28 @@ class BestOfN(StrategySettings):
 
     type: Literal["best_of_n"] = "best_of_n"
     n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
-    selection: Literal["prm", "weighted", "majority", "first"] = "prm"
+    selection: Selection = "prm"
     aggregation: AggregationName | None = None
 
     @property
     def needs_prm(self) -> bool:
         """Votes and plain sampling do without."""
-        return self.selection in ("prm", "weighted")
+        return self.selection not in ("majority", "first")
 
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """One round: write all, score all."""
-        written = run.write([None] * self.n, one_step=False)
-        async with aclosing(written):
+        wanted = run.affordable(self.n)
+        if wanted == 0:
+            return
+        async with aclosing(run.write([None] * wanted, one_step=False)) as written:
             async for candidate in written:
                 run.candidates.append(candidate)
-                yield SearchEvent(
-                    type="expanded", round=0, candidate=candidate.index, text=candidate.text
-                )
+                yield event("expanded", 0, candidate, text=candidate.text)
         run.candidates.sort(key=lambda candidate: candidate.index)
         run.candidates = await run.score(run.candidates, aggregation=self.aggregation)
         for candidate in run.candidates:
-            yield SearchEvent(
-                type="finished", round=0, candidate=candidate.index, score=candidate.score
-            )
+            yield event("finished", 0, candidate)
 
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The winner by `selection`; where nobody gave an answer, the best single candidate."""
-        if self.selection == "first":
-            return min(candidates, key=lambda candidate: candidate.index, default=None)
-        votes = count_votes(candidates)
-        if self.selection == "prm" or not votes:
-            return best_scored(candidates)
-        if self.selection == "weighted":
-            leading = max(votes, key=lambda vote: vote.weight or 0.0)
-        else:
-            leading = votes[0]
-        return best_scored([c for c in candidates if c.answer == leading.answer])
+    def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """By `selection`."""
+        return rank_by(self.selection, candidates)

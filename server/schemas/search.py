@@ -1,12 +1,15 @@
 """Wire types of `POST /v1/search`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from prm.types import Message
+from search.budget import ReasoningEffort
 from search.strategies import Strategy
 from search.strategies.best_of_n import BestOfN
+from search.types import StoppedBy
 from server.schemas.common import Messages, Problem, Text, Wire, if_asked, messages_of
 
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
@@ -27,6 +30,9 @@ class BudgetIn(Wire):
 
     tokens: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    calls: int | None = Field(
+        default=None, ge=1, description="Continuations that the policy is asked for."
+    )
 
 
 class SearchRequest(Wire):
@@ -39,6 +45,9 @@ class SearchRequest(Wire):
     strategy: Strategy = BestOfN()
     sampling: SamplingIn = SamplingIn()
     budget: BudgetIn = BudgetIn()
+    reasoning_effort: ReasoningEffort | None = Field(
+        default=None, description="low, medium or high: a budget of tokens, where none is given."
+    )
     stream: bool = False
     include: tuple[Literal["candidates", "tree"], ...] = ("candidates",)
 
@@ -87,8 +96,12 @@ class VoteOut(BaseModel):
 
 
 class UsageOut(BaseModel):
-    """Exact token counts. `discarded_tokens` were generated and are not in the winner."""
+    """Exact counts. `discarded_tokens` were generated and are not in the winner.
 
+    `policy_calls` are the continuations that the policy was asked for.
+    """
+
+    policy_calls: int
     prompt_tokens: int
     generated_tokens: int
     discarded_tokens: int
@@ -123,7 +136,8 @@ class SearchResponse(BaseModel):
     tree: list[NodeOut] | None = if_asked()
     votes: list[VoteOut]
     rounds: int
-    stopped_by: Literal["finished", "budget.tokens", "budget.seconds", "max_rounds"]
+    stopped_by: StoppedBy
+    choice: Mapping[str, Any] | None = if_asked()
     usage: UsageOut
     timing_ms: SearchTiming
 
