@@ -172,12 +172,12 @@ def test_sampled_log_probs_are_taken_as_read(model: CountingLM) -> None:
 
 
 def test_a_long_read_is_computed_a_budget_at_a_time(model: CountingLM) -> None:
-    reader = Reader(model)
+    reader = Reader(model, token_budget=64)
     long, short = logprob_read([5 + k % 90 for k in range(200)]), logprob_read([7, 8, 9, 10])
     opened = [reader.open(long), reader.open(short)]
     order: list[OpenRead] = []
     while not all(read.is_finished for read in opened):
-        batch = reader.batch(token_budget=64)
+        batch = reader.batch()
         # The short one goes first each time, as a scheduler would have it.
         for read in reversed(opened):
             if not read.is_finished:
@@ -190,7 +190,7 @@ def test_a_long_read_is_computed_a_budget_at_a_time(model: CountingLM) -> None:
 
 
 def test_reads_that_fill_the_pool_together_still_all_finish(model: CountingLM) -> None:
-    reader = Reader(model, cache_bytes=0)
+    reader = Reader(model, cache_bytes=0, token_budget=48)
     limit = model.context_limit
     reads = [logprob_read([3 + (k * j) % 95 for k in range(limit)]) for j in (1, 2, 3, 5)]
     opened = [reader.open(read) for read in reads]
@@ -199,7 +199,7 @@ def test_reads_that_fill_the_pool_together_still_all_finish(model: CountingLM) -
         waiting = [read for read in opened if not read.is_finished]
         if not waiting:
             break
-        batch = reader.batch(token_budget=48)
+        batch = reader.batch()
         for one in waiting[turn % len(waiting) :] + waiting[: turn % len(waiting)]:
             batch.add(one)
         batch.run()
