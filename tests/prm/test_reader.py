@@ -254,12 +254,12 @@ def broken(model: CountingLM) -> Iterator[CountingLM]:
 
 
 def test_a_prefix_spoilt_before_any_value_was_asked_is_not_kept(broken: CountingLM) -> None:
-    reader = Reader(broken)
+    reader = Reader(broken, token_budget=24)
     prefix = list(range(3, 23))
     bad = logprob_read([*prefix, 77, *range(30, 50)], first=35)
     good = logprob_read([*prefix, *range(60, 70)], first=10)
     opened = reader.open(bad)
-    batch = reader.batch(24)
+    batch = reader.batch()
     batch.add(opened)
     batch.run()
     assert isinstance(opened.error, NotFinite)
@@ -267,17 +267,17 @@ def test_a_prefix_spoilt_before_any_value_was_asked_is_not_kept(broken: Counting
 
 
 def test_a_read_tried_alone_waits_for_the_room_that_others_hold(broken: CountingLM) -> None:
-    reader = Reader(broken, cache_bytes=1)
     limit = broken.context_limit
+    reader = Reader(broken, cache_bytes=1, token_budget=limit // 5)
     held = reader.open(logprob_read([3 + n % 60 for n in range(limit)], first=limit - 2))
     for _ in range(3):
-        batch = reader.batch(limit // 5)
+        batch = reader.batch()
         batch.add(held)
         batch.run()
     prefix = [70, 71]
     bad = reader.open(logprob_read([*prefix, 77, 5], first=2))
     good = reader.open(logprob_read([*prefix, *(4 + n % 60 for n in range(limit - 4))], first=2))
-    batch = reader.batch(limit // 5)
+    batch = reader.batch()
     assert None not in [batch.add(bad), batch.add(good)]
     batch.run()
     assert isinstance(bad.error, NotFinite)
