@@ -56,7 +56,11 @@ class Settings(BaseSettings):
         default=None, ge=1, description="CPU threads of the engine; default: all cores but one."
     )
     max_batch: int = Field(default=64, ge=1, description="Sequences that decode together.")
-    token_budget: int = Field(default=8192, ge=1, description="Tokens of one scoring forward.")
+    token_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of one scoring forward; default: 2048 on a CPU, 8192 on a GPU.",
+    )
     cache_mb: int = Field(
         default=1024, ge=1, description="Memory for keys and values of scored prefixes, in MiB."
     )

@@ -16,9 +16,8 @@ LEAST_SHARE = 256
 class ReadQueue:
     """Reads of one model that wait for a forward, by request. Not thread-safe."""
 
-    def __init__(self, reader: Reader, token_budget: int) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._token_budget = token_budget
         self._requests: dict[int, list[OpenRead]] = {}
 
     def __bool__(self) -> bool:
@@ -37,9 +36,9 @@ class ReadQueue:
 
     def next_batch(self, *, only: int | None = None) -> tuple[Batch, list[int]]:
         """A batch with a share of every waiting request (or of one), and their numbers."""
-        batch = self._reader.batch(self._token_budget)
+        batch = self._reader.batch()
         requests = list(self._requests) if only is None else [only]
-        share = max(LEAST_SHARE, self._token_budget // max(1, len(requests)))
+        share = max(LEAST_SHARE, self._reader.token_budget // max(1, len(requests)))
         joined = [number for number in requests if self._add(batch, number, share)]
         for number in joined:
             self._add(batch, number, batch.budget_left)

@@ -4,6 +4,7 @@ The tokens of all pending blocks lie side by side. A run that continues another 
 behind it in one row; a branch begins a row of its own, which sees its ancestors through the pool.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -233,11 +234,16 @@ def _schedule_heads(
     opened: OpenRead, read: HeadRead, packed: _Packed, rows: dict[tuple[Node, int], int]
 ) -> None:
     assert opened.leaf is not None
-    for node, place in places_of(read, opened.leaf):
+    for node, group in itertools.groupby(places_of(read, opened.leaf), key=lambda found: found[0]):
         if node.slots is None:
             break
-        if (place, read.labels) not in node.heads and (node, place) not in rows:
-            rows[node, place] = int(packed.sources(node, np.array([place]))[0])
+        places = [
+            place
+            for _, place in group
+            if (place, read.labels) not in node.heads and (node, place) not in rows
+        ]
+        sources = packed.sources(node, np.array(places, np.int64)).tolist()
+        rows.update(((node, place), at) for place, at in zip(places, sources, strict=True))
 
 
 def _spoilt(is_finite: Bool[Tensor, "T"], packed: _Packed) -> set[Node]:

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Tokens and vocabulary entries of a tile. On a CPU a tile of 8 MB stays in the cache between the
+# Tokens and vocabulary entries of a tile. On a CPU a tile of 4 MB stays in the cache between the
 # product and the sums over it: a third faster than whole rows of Qwen's 151,936 entries. A GPU
 # wants larger ones to be busy.
-TILES = {"cpu": (512, 4096), "cuda": (4096, 16384)}
+TILES = {"cpu": (256, 4096), "cuda": (4096, 16384)}
 
 
 def target_logprobs(
@@ -38,9 +38,20 @@ def float_logits(
     hidden: Float[Tensor, "n size"], head: Float[Tensor, "vocab size"]
 ) -> Float[Tensor, "n vocab"]:
     """Logits in float32. On CUDA they are never rounded to the weights' lower precision."""
+    return _logits(hidden, head).float()
+
+
+def _logits(
+    hidden: Float[Tensor, "n size"], head: Float[Tensor, "vocab size"]
+) -> Float[Tensor, "n vocab"]:
+    """Logits, in float32 or in the weights' lower precision, by the fastest product there is."""
     if hidden.device.type == "cuda" and hidden.dtype != torch.float32:
         return torch.mm(hidden, head.T, out_dtype=torch.float32)
-    return (hidden @ head.T).float()
+    if hidden.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        # oneDNN, also in float32, where torch.mm takes MKL: a fifth faster on AMD's processors.
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, head, None, "none", [], "")
+        return found
+    return hidden @ head.T
 
 
 def _of_rows(
@@ -52,12 +63,13 @@ def _of_rows(
     chosen = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
     parts = []
     for first in range(0, head.shape[0], columns):
-        logits = float_logits(hidden, head[first : first + columns])
+        logits = _logits(hidden, head[first : first + columns])
         place = targets - first
         is_here = (place >= 0) & (place < logits.shape[1])
         found = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
-        chosen = torch.where(is_here, found, chosen)
-        # log-sum-exp in place: the tile is not needed any more.
-        largest = logits.amax(-1)
-        parts.append(largest + logits.sub_(largest[:, None]).exp_().sum(-1).log())
+        chosen = torch.where(is_here, found.float(), chosen)
+        # The log-sum-exp from the largest logit and its log-prob, which is small, hence exact: one
+        # pass in float32 over what may be a lower precision, at half the cost of exp and sum.
+        logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
+        parts.append(logits.amax(-1).float() - logprobs.amax(-1))
     return chosen - torch.stack(parts).logsumexp(0)

@@ -30,16 +30,17 @@ WITHHELD = ("RUNG_API_KEYS", "RUNG_POLICY_API_KEY", "RUNG_SCORING_API_KEY")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How an engine runs. `threads` None leaves one core to the API process.
+    """How an engine runs.
 
-    One that was silent for `silence_s` is killed and replaced.
+    `threads` None leaves one core to the API process; `token_budget` None is the device's own. One
+    that was silent for `silence_s` is killed and replaced.
     """
 
     device: str = "cpu"
     dtype: str = "auto"
     threads: int | None = None
     max_batch: int = 64
-    token_budget: int = 8192
+    token_budget: int | None = None
     cache_mb: int = 1024
     silence_s: float = 30.0
 
@@ -150,7 +151,7 @@ def _command(folders: Sequence[Path], options: EngineOptions, socket_path: Path)
         f"--dtype={options.dtype}",
         f"--threads={options.num_threads}",
         f"--max-batch={options.max_batch}",
-        f"--token-budget={options.token_budget}",
+        *([f"--token-budget={options.token_budget}"] if options.token_budget else []),
         f"--cache-mb={options.cache_mb}",
         *map(str, folders),
     ]

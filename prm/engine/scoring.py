@@ -30,9 +30,9 @@ class ReadRequests:
     do. Both give the replies that are due.
     """
 
-    def __init__(self, readers: Mapping[str, Reader], *, token_budget: int) -> None:
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
         self._readers = readers
-        self._queues = {name: ReadQueue(reader, token_budget) for name, reader in readers.items()}
+        self._queues = {name: ReadQueue(reader) for name, reader in readers.items()}
         self._pending: dict[int, _Pending] = {}
 
     @property

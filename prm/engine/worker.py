@@ -64,11 +64,9 @@ class Worker:
         readers: Mapping[str, Reader],
         samplers: Mapping[str, Sampler],
         connection: socket.socket,
-        *,
-        token_budget: int,
     ) -> None:
         self._readers = readers
-        self._reads = ReadRequests(readers, token_budget=token_budget)
+        self._reads = ReadRequests(readers)
         self._samplers = samplers
         self._connection = connection
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -272,8 +270,11 @@ def main() -> None:
     )
     threading.Thread(target=_beat, args=(pulse,), daemon=True).start()
     cache_bytes = (arguments.cache_mb << 20) // max(1, len(models))
-    readers = {name: Reader(model, cache_bytes=cache_bytes) for name, model in models.items()}
-    Worker(readers, samplers, connection, token_budget=arguments.token_budget).run()
+    readers = {
+        name: Reader(model, cache_bytes=cache_bytes, token_budget=arguments.token_budget)
+        for name, model in models.items()
+    }
+    Worker(readers, samplers, connection).run()
 
 
 def _connect(path: str) -> socket.socket:
@@ -297,7 +298,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", required=True, choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--max-batch", type=int, required=True)
-    parser.add_argument("--token-budget", type=int, required=True)
+    parser.add_argument("--token-budget", type=int)
     parser.add_argument("--cache-mb", type=int, required=True)
     parser.add_argument("folders", nargs="*", type=Path)
     return parser.parse_args()

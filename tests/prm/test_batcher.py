@@ -22,12 +22,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 
 @pytest.fixture
 def reader(model: CausalLM) -> Reader:
-    return Reader(model)
+    return Reader(model, token_budget=BUDGET)
 
 
 @pytest.fixture
 def queue(reader: Reader) -> ReadQueue:
-    return ReadQueue(reader, BUDGET)
+    return ReadQueue(reader)
 
 
 def read(seed: int, length: int) -> LogprobRead:

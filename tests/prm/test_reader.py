@@ -172,12 +172,12 @@ def test_sampled_log_probs_are_taken_as_read(model: CountingLM) -> None:
 
 
 def test_a_long_read_is_computed_a_budget_at_a_time(model: CountingLM) -> None:
-    reader = Reader(model)
+    reader = Reader(model, token_budget=64)
     long, short = logprob_read([5 + k % 90 for k in range(200)]), logprob_read([7, 8, 9, 10])
     opened = [reader.open(long), reader.open(short)]
     order: list[OpenRead] = []
     while not all(read.is_finished for read in opened):
-        batch = reader.batch(token_budget=64)
+        batch = reader.batch()
         # The short one goes first each time, as a scheduler would have it.
         for read in reversed(opened):
             if not read.is_finished:
@@ -190,7 +190,7 @@ def test_a_long_read_is_computed_a_budget_at_a_time(model: CountingLM) -> None:
 
 
 def test_reads_that_fill_the_pool_together_still_all_finish(model: CountingLM) -> None:
-    reader = Reader(model, cache_bytes=0)
+    reader = Reader(model, cache_bytes=0, token_budget=48)
     limit = model.context_limit
     reads = [logprob_read([3 + (k * j) % 95 for k in range(limit)]) for j in (1, 2, 3, 5)]
     opened = [reader.open(read) for read in reads]
@@ -199,7 +199,7 @@ def test_reads_that_fill_the_pool_together_still_all_finish(model: CountingLM) -
         waiting = [read for read in opened if not read.is_finished]
         if not waiting:
             break
-        batch = reader.batch(token_budget=48)
+        batch = reader.batch()
         for one in waiting[turn % len(waiting) :] + waiting[: turn % len(waiting)]:
             batch.add(one)
         batch.run()
@@ -254,12 +254,12 @@ def broken(model: CountingLM) -> Iterator[CountingLM]:
 
 
 def test_a_prefix_spoilt_before_any_value_was_asked_is_not_kept(broken: CountingLM) -> None:
-    reader = Reader(broken)
+    reader = Reader(broken, token_budget=24)
     prefix = list(range(3, 23))
     bad = logprob_read([*prefix, 77, *range(30, 50)], first=35)
     good = logprob_read([*prefix, *range(60, 70)], first=10)
     opened = reader.open(bad)
-    batch = reader.batch(24)
+    batch = reader.batch()
     batch.add(opened)
     batch.run()
     assert isinstance(opened.error, NotFinite)
@@ -267,17 +267,17 @@ def test_a_prefix_spoilt_before_any_value_was_asked_is_not_kept(broken: Counting
 
 
 def test_a_read_tried_alone_waits_for_the_room_that_others_hold(broken: CountingLM) -> None:
-    reader = Reader(broken, cache_bytes=1)
     limit = broken.context_limit
+    reader = Reader(broken, cache_bytes=1, token_budget=limit // 5)
     held = reader.open(logprob_read([3 + n % 60 for n in range(limit)], first=limit - 2))
     for _ in range(3):
-        batch = reader.batch(limit // 5)
+        batch = reader.batch()
         batch.add(held)
         batch.run()
     prefix = [70, 71]
     bad = reader.open(logprob_read([*prefix, 77, 5], first=2))
     good = reader.open(logprob_read([*prefix, *(4 + n % 60 for n in range(limit - 4))], first=2))
-    batch = reader.batch(limit // 5)
+    batch = reader.batch()
     assert None not in [batch.add(bad), batch.add(good)]
     batch.run()
     assert isinstance(bad.error, NotFinite)
