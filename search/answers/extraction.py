@@ -1,0 +1,158 @@
+r"""The final answer in a text: boxed, announced, matched by a task's pattern, or the last number.
+
+Every way takes time linear in the text, whatever the text: what a policy writes is hostile input.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prm.errors import InvalidInput
+from prm.patterns import safe_pattern
+from search.answers.normal import normalise
+
+# A longer "answer" is a paragraph, not something that two candidates could agree on.
+MAX_ANSWER_CHARS = 256
+# What is looked at behind an "answer is": more than any answer with its decoration.
+_MAX_TAIL_CHARS = 2 * MAX_ANSWER_CHARS
+# `\\.` also takes `\{` and `\}`, which are no braces of TeX, and `\\`, before which no box begins.
+_BRACES = re.compile(r"(?P<box>\\f?box(?:ed)?\s{0,9}\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+_ANNOUNCED = re.compile(
+    r"(?:answer|réponse|respuesta|antwort|risposta|resposta|ответ|答案|答え)"
+    r"[*_ \t]{0,4}(?:is|est|es|ist|è|é|为|是|は|[:：=])",
+    re.IGNORECASE,
+)
+# A sentence ends behind an answer; "3.5" and "e.g. 3" go on.
+_SENTENCE_END = re.compile(r"(?<=[\d)}\]$*%!])\.\s")
+_MATHS = re.compile(
+    r"\${1,2}(?P<dollar>[^$]+)\$|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]", re.DOTALL
+)
+_LAST_NUMBER = re.compile(r"[-−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
+_ANSWER_WORD = re.compile(r"answer|réponse|respuesta|antwort|答案", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    r"""How a task's texts state their answers.
+
+    `pattern`: only this regular expression decides; of its last match the group `answer`, else the
+    first group, else all of it. It must be one that runs in linear time (`prm.patterns`).
+    `choices`: the letters of a multiple choice, such as "ABCD"; a letter that stands alone counts
+    when nothing is boxed. `last_number`: where nothing is stated, the last number is taken; off by
+    default, since a cut-off text would vote for a number of its reasoning.
+
+    >>> extract_answer("so x = 4, hence 12 eggs", Extraction(last_number=True))
+    '12'
+    """
+
+    pattern: str | None = None
+    choices: str | None = None
+    last_number: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None:
+            safe_pattern(self.pattern, param="answer.pattern")
+        if self.choices is not None and not re.fullmatch("[A-Z]{2,26}", self.choices):
+            raise InvalidInput(
+                f"{self.choices!r} are no letters of a multiple choice; write them as in ABCD",
+                param="answer.choices",
+            )
+
+
+_DEFAULT = Extraction()
+
+
+def extract_answer(text: str, extraction: Extraction = _DEFAULT) -> str | None:
+    r"""The final answer that a text states, normalised, or None.
+
+    The last balanced `\boxed{…}` wins, else the last "answer is …" or "Answer: …", else what
+    `extraction` allows. Longer ones than MAX_ANSWER_CHARS are none.
+
+    >>> extract_answer("14-5=9\nAnswer: 9")
+    '9'
+    """
+    if extraction.pattern is not None:
+        found = _last_match(text, extraction.pattern)
+    elif extraction.choices is not None:
+        found = _choice(text, extraction.choices)
+    else:
+        found = last_boxed(text)
+        if found is None:
+            found = _announced(text)
+        if found is None and extraction.last_number:
+            found = _last(_LAST_NUMBER.finditer(text))
+    if found is None or len(found) > _MAX_TAIL_CHARS:
+        return None
+    answer = normalise(found)
+    return answer if 0 < len(answer) <= MAX_ANSWER_CHARS else None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{…}` (or `\fbox{…}`) whose braces are balanced, or None."""
+    opened: list[int | None] = []
+    last: tuple[int, int] | None = None
+    for match in _BRACES.finditer(text, max(0, text.find("\\"))):
+        if match["box"]:
+            opened.append(match.end())
+        elif match["open"]:
+            opened.append(None)
+        elif match["close"] and opened:
+            begin = opened.pop()
+            if begin is not None and (last is None or begin > last[0]):
+                last = begin, match.start()
+    return None if last is None else text[last[0] : last[1]]
+
+
+def _announced(text: str) -> str | None:
+    """What follows the last "answer is" that something follows: models restate themselves."""
+    ends = [match.end() for match in _ANNOUNCED.finditer(text)]
+    # Of more than a few with nothing behind them none is an answer.
+    for end in reversed(ends[-4:]):
+        tail = text[end : end + _MAX_TAIL_CHARS + 1].lstrip(" \t\r\n:*_")
+        if tail:
+            return _without_rest(tail)
+    return None
+
+
+def _without_rest(tail: str) -> str:
+    """The answer at the head of what follows "answer is"."""
+    if maths := _MATHS.match(tail):
+        return next(group for group in maths.groups() if group is not None)
+    line = tail.split("\n", 1)[0]
+    sentence_end = _SENTENCE_END.search(line)
+    return line[: sentence_end.start()] if sentence_end else line
+
+
+def _last_match(text: str, pattern: str) -> str | None:
+    last = None
+    compiled = safe_pattern(pattern, param="answer.pattern")
+    for match in compiled.finditer(text):
+        last = match
+    if last is None:
+        return None
+    if "answer" in compiled.groupindex:
+        return last["answer"]
+    return last[1] if compiled.groups else last[0]
+
+
+def _choice(text: str, letters: str) -> str | None:
+    """A letter of the choice: boxed, the first behind the last "answer", leading, or the last."""
+    # Beside no other letter or digit of the Latin script; Chinese is written without spaces.
+    alone = re.compile(rf"(?<![A-Za-z0-9'’])[{letters}](?![A-Za-z0-9'’])")
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return _last(alone.finditer(boxed[:_MAX_TAIL_CHARS]))
+    words = [match.end() for match in _ANSWER_WORD.finditer(text)]
+    for end in reversed(words[-4:]):
+        if found := alone.search(text, end, end + 100):
+            return found[0]
+    if leading := alone.match(text.lstrip(" *(")):
+        return leading[0]
+    return _last(alone.finditer(text))
+
+
+def _last(matches: Iterator[re.Match[str]]) -> str | None:
+    last = None
+    for match in matches:
+        last = match
+    return last[0] if last else None

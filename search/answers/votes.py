@@ -1,0 +1,29 @@
+"""Votes: the groups of candidates that gave the same final answer."""
+
+from collections.abc import Sequence
+
+from search.types import Candidate, Vote
+
+
+def count_votes(candidates: Sequence[Candidate]) -> list[Vote]:
+    """Votes for each distinct answer, most votes first; among equals the first seen.
+
+    Candidates vote for their group's answer; before they are grouped, for their own. The weight is
+    the sum of the candidates' scores, None when nothing was scored.
+    """
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        answer = candidate.group if candidate.group is not None else candidate.answer
+        if answer is not None:
+            groups.setdefault(answer, []).append(candidate)
+    is_scored = any(candidate.score is not None for candidate in candidates)
+    votes = [
+        Vote(
+            answer=answer,
+            count=len(group),
+            weight=sum(member.score or 0.0 for member in group) if is_scored else None,
+        )
+        for answer, group in groups.items()
+    ]
+    # By count alone: this is the baseline that a PRM is held against, so it takes no part.
+    return sorted(votes, key=lambda vote: -vote.count)
