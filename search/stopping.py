@@ -29,6 +29,20 @@ def stays_ahead(groups: Sequence[int | None], weights: Sequence[float] | None = 
     return beats_half(1 + ranked[0], 1 + ranked[1])
 
 
+def is_decided(
+    groups: Sequence[int | None], weights: Sequence[float] | None = None, *, threshold: float
+) -> bool:
+    """Whether to stop: the doubt 1 − `stays_ahead` is at most (1 − threshold) · √candidates.
+
+    One candidate must pass `threshold` itself. Later, more doubt is tolerated: where many candidates
+    have not decided it, many more would be needed, and few of such problems are won by them. It
+    always stops by (2 · (1 − threshold))⁻² candidates. Measured against a constant threshold in
+    docs/reranking.md.
+    """
+    doubt = 1 - stays_ahead(groups, weights)
+    return bool(groups) and doubt <= (1 - threshold) * math.sqrt(len(groups))
+
+
 def leader(groups: Sequence[int | None], weights: Sequence[float] | None = None) -> int | None:
     """The class with the largest weight, the first seen of equals; None where there is none."""
     totals = totals_of(groups, weights)

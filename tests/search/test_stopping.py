@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.stopping import beats_half, leader, stays_ahead
+from search.stopping import beats_half, is_decided, leader, stays_ahead
 
 WEIGHTS = st.floats(0, 1)
 CANDIDATES = st.lists(st.tuples(st.none() | st.integers(0, 4), WEIGHTS), max_size=40)
@@ -69,3 +69,22 @@ def test_the_order_of_the_candidates_changes_nothing(
         stays_ahead([c[0] for c in some], [c[1] for c in some]) for some in (candidates, shuffled)
     )
     assert first == second
+
+
+def test_the_doubt_that_is_tolerated_grows_with_the_root_of_the_candidates() -> None:
+    # Four disagree: a doubt of one half, for which 0.25 · √4 is just enough and 0.24 · √4 is not.
+    assert is_decided([0, 1, 2, 3], threshold=0.75)
+    assert not is_decided([0, 1, 2, 3], threshold=0.76)
+    # One vote: 1 − ½² = 0.75.
+    assert is_decided([0], threshold=0.75)
+    assert not is_decided([0], threshold=0.76)
+    assert not is_decided([], threshold=0.0)
+
+
+@given(CANDIDATES, st.floats(0.5, 0.95))
+def test_it_always_stops_in_the_end(
+    candidates: list[tuple[int | None, float]], threshold: float
+) -> None:
+    groups, weights = [c[0] for c in candidates], [c[1] for c in candidates]
+    if len(groups) > (2 * (1 - threshold)) ** -2:
+        assert is_decided(groups, weights, threshold=threshold)
