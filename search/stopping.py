@@ -34,8 +34,8 @@ def is_decided(
 ) -> bool:
     """Whether to stop: the doubt 1 − `stays_ahead` is at most (1 − threshold) · √candidates.
 
-    One candidate must pass `threshold` itself. Later, more doubt is tolerated: where many candidates
-    have not decided it, many more would be needed, and few of such problems are won by them. It
+    One candidate must pass `threshold` itself. Later, more doubt is tolerated: where so many have
+    not decided it, many more would be needed, and few of such problems are won by them. It
     always stops by (2 · (1 − threshold))⁻² candidates. Measured against a constant threshold in
     docs/reranking.md.
     """
