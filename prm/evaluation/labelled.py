@@ -114,7 +114,7 @@ class Labelled:
 def read_labelled(path: Path) -> list[Labelled]:
     """The responses of a file, plain or .gz; - is standard input. Raises InvalidInput."""
     found: list[Labelled] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -125,7 +125,8 @@ def read_labelled(path: Path) -> list[Labelled]:
     return found
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file, plain or .gz; - is standard input. Raises InvalidInput where it is no UTF-8."""
     try:
         if str(path) == "-":
             return sys.stdin.read()
