@@ -48,6 +48,7 @@ def search_response(prepared: PreparedSearch, result: SearchResult) -> SearchRes
         text=winner.text if winner else "",
         answer=winner.answer if winner else None,
         score=winner.score if winner else None,
+        ranking=[candidate.index for candidate in result.ranking],
         candidates=[CandidateOut(**_candidate_fields(c)) for c in result.candidates]
         if "candidates" in request.include
         else None,

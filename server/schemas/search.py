@@ -132,6 +132,7 @@ class SearchResponse(BaseModel):
     text: str
     answer: str | None
     score: float | None
+    ranking: list[int] = Field(description="the candidates' indices, the winner's first")
     candidates: list[CandidateOut] | None = if_asked()
     tree: list[NodeOut] | None = if_asked()
     votes: list[VoteOut]
@@ -143,7 +144,10 @@ class SearchResponse(BaseModel):
 
 
 class EventOut(BaseModel):
-    """One change in a streamed search."""
+    """One change in a streamed search.
+
+    `ess` is the effective sample size of the round's weights, in a search that draws by weight.
+    """
 
     type: Literal["expanded", "scored", "pruned", "finished"]
     round: int
@@ -151,3 +155,4 @@ class EventOut(BaseModel):
     parent: int | None = None
     text: str | None = None
     score: float | None = None
+    ess: float | None = None
