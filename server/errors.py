@@ -145,7 +145,7 @@ def _validation_response(errors: Sequence[Any]) -> JSONResponse:
         return error_response(400, f"the body is not valid JSON: {reason}", code="invalid_json")
     param = _field_name(first["loc"][1:])
     # The strategy's own name, put there by the union, is no field of the caller's.
-    param = re.sub(r"^strategy\.\w+", "strategy", param)
+    param = re.sub(r"^(search\.)?strategy\.\w+", r"\1strategy", param)
     if not param and first["type"] in ("model_attributes_type", "missing"):
         return error_response(
             400,

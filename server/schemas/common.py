@@ -75,5 +75,6 @@ def messages_of(problem: str | None, messages: list[ChatMessage] | None) -> tupl
     return (Message(role="user", content=problem),)
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=256)]
+MAX_MESSAGES = 4096
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
 Problem = Annotated[Text, Field(min_length=1)]
