@@ -252,7 +252,8 @@ class SearchRun:
         cut = _Cut(left, "length")
         if share is not None and share < cut.tokens:
             cut = _Cut(share, "budget")
-        if at_most is not None and at_most < cut.tokens:
+        # Of equals: what others leave of their shares may pay for more.
+        if at_most is not None and at_most < cut.tokens + (cut.reason == "budget"):
             cut = _Cut(at_most, None)
         assert cut.tokens >= 1, "nobody asks for a candidate that may write nothing"
         return cut

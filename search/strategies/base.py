@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from search.run import by_score
 from search.types import Candidate
 
-# Keeps a single request from filling the engine for minutes.
-MAX_CANDIDATES = 512
+# More is a slip of the keyboard. What a server really does for one request is its own setting.
+MAX_CANDIDATES = 1_000_000_000
 
 
 class StrategySettings(BaseModel):
@@ -20,6 +20,11 @@ class StrategySettings(BaseModel):
     def needs_prm(self) -> bool:
         """Whether the strategy cannot run without step scores."""
         return True
+
+    @property
+    def most_candidates(self) -> int:
+        """The most candidates that it has under consideration at a time: what a server limits."""
+        return int(getattr(self, "n", 1))
 
     def rank(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """All of these, the winner first: by score, those that came to an end before the others."""

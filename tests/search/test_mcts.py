@@ -1,0 +1,165 @@
+"""Tree search on a script: values and visits worked out by hand.
+
+A step names its path: the first steps are a, b, …; under a come aa, ab, …
+"""
+
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.budget import Budget
+from search.generator import EndedBy
+from search.strategies.mcts import Mcts
+from tests.search.fakes import ScriptedGenerator, ScriptedScorer
+from tests.search.runs import finish, new_run
+
+pytestmark = pytest.mark.anyio
+
+
+def tree(ends: Collection[str] = ()) -> ScriptedGenerator:
+    """Every path can be continued, but for those in `ends`."""
+
+    def script(prefix: str, nth: int) -> tuple[str, EndedBy]:
+        path = last_step(prefix) + "abcdefgh"[nth]
+        return (path, "eos") if path in ends else (f"{path}\n", "separator")
+
+    return ScriptedGenerator(script)
+
+
+def valued(values: Mapping[str, float]) -> ScriptedScorer:
+    """A path is worth what stands here, else nothing."""
+    return ScriptedScorer(lambda step: values.get(step, 0.0), aggregation="last")
+
+
+def last_step(prefix: str) -> str:
+    return prefix.strip("\n").rpartition("\n")[2]
+
+
+def expanded(generator: ScriptedGenerator) -> list[list[str]]:
+    """The paths that every round continued, each once."""
+    return [
+        list(dict.fromkeys(last_step(want.prefix.text) for want in wants))
+        for wants, _ in generator.calls
+    ]
+
+
+async def test_a_first_step_that_promised_too_much_is_left_for_the_second_best() -> None:
+    generator = tree(ends={"ba", "bb"})
+    scorer = valued({"a": 0.9, "b": 0.5, "aa": 0.1, "ab": 0.1, "ba": 0.6, "bb": 0.8})
+    run = new_run(generator, scorer)
+    _, result = await finish(Mcts(n=1, width=2, simulations=3, exploration=1.0), run)
+    # At first a: .9 + ½·√2/2 is more than b: .5 + ½·√2/2. Then a's mean is (.9 + .1 + .1)/3, and
+    # .367 + ½·2/4 is less than b: .5 + ½·2/2.
+    assert expanded(generator) == [[""], ["a"], ["b"]]
+    assert result.winner is not None
+    assert result.winner.text == "b\nbb"
+    assert (result.rounds, result.stopped_by) == (3, "finished")
+    assert {c.text: c.finish_reason for c in result.candidates} == {
+        "b\nba": "stop",
+        "b\nbb": "stop",
+        "a\naa\n": "pruned",
+        "a\nab\n": "pruned",
+    }
+
+
+@pytest.mark.parametrize(("backup", "third"), [("mean", "b"), ("max", "aa")])
+async def test_the_mean_forgets_a_good_step_among_bad_ones_and_the_largest_does_not(
+    backup: Literal["mean", "max"], third: str
+) -> None:
+    generator = tree()
+    # Under a: mean (.5 + .7 + 0)/3 = .4 and largest .7; b is worth .45.
+    run = new_run(generator, valued({"a": 0.5, "b": 0.45, "aa": 0.7}))
+    await finish(Mcts(n=1, width=2, simulations=3, exploration=0, backup=backup), run)
+    assert expanded(generator) == [[""], ["a"], [third]]
+
+
+async def test_leaves_of_one_round_are_spread_by_virtual_loss() -> None:
+    generator = tree()
+    values = {"a": 0.9, "aa": 0.9, "ab": 0.9, "b": 0.8, "ba": 0.8, "bb": 0.8}
+    run = new_run(generator, valued(values))
+    await finish(Mcts(n=2, width=2, simulations=6, exploration=0), run)
+    # In round 3 the subtree of a, with aa selected and lost, is worth 2.7/4 < .8.
+    assert expanded(generator) == [[""], ["a", "b"], ["aa", "ba"]]
+
+
+async def test_few_leaves_share_the_whole_batch() -> None:
+    generator = tree(ends={"a", "b", "c", "da", "db", "dc"})
+    run = new_run(generator, valued({"d": 0.5}))
+    await finish(Mcts(n=2, width=2, simulations=6), run)
+    assert [len(wants) for wants, _ in generator.calls] == [4, 4, 4]
+    assert expanded(generator) == [[""], ["d"], ["dd"]]
+
+
+async def test_a_tree_that_has_ended_everywhere_ends_the_search() -> None:
+    generator = tree(ends={"a", "ba", "bb"})
+    run = new_run(generator, valued({"a": 0.2, "b": 0.1, "ba": 0.3}))
+    _, result = await finish(Mcts(n=1, width=2, simulations=50), run)
+    assert expanded(generator) == [[""], ["b"]]
+    assert result.stopped_by == "finished"
+    assert result.winner is not None
+    assert result.winner.text == "b\nba"
+
+
+@pytest.mark.parametrize("limit", [{"simulations": 2}, {"max_rounds": 2}])
+async def test_with_nothing_ended_the_best_leaf_is_the_answer(limit: dict[str, int]) -> None:
+    run = new_run(tree(), valued({"a": 0.2, "b": 0.1, "ab": 0.7}))
+    _, result = await finish(Mcts.model_validate({"n": 1, "width": 2} | limit), run)
+    assert result.stopped_by == "max_rounds"
+    assert result.winner is not None
+    assert (result.winner.text, result.winner.finish_reason) == ("a\nab\n", "budget")
+
+
+async def test_a_step_without_a_score_is_worth_nothing() -> None:
+    generator = tree()
+    scorer = ScriptedScorer({"a": 0.9, "b": 0.1}.__getitem__, longest=2)
+    # What is longer than two characters the PRM does not read: all that comes second.
+    run = new_run(generator, scorer)
+    with pytest.raises(Exception, match="no candidate can be scored"):
+        await finish(Mcts(n=1, width=2, simulations=2), run)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 4),
+    width=st.integers(1, 3),
+    simulations=st.integers(1, 12),
+    backup=st.sampled_from(["mean", "max"]),
+    exploration=st.sampled_from([0.0, 0.5, 1.25, 10.0]),
+    tokens=st.none() | st.integers(12, 200),
+    seed=st.integers(0, 10**6),
+)
+async def test_invariants_on_random_trees(
+    n: int,
+    width: int,
+    simulations: int,
+    backup: Literal["mean", "max"],
+    exploration: float,
+    tokens: int | None,
+    seed: int,
+) -> None:
+    def script(prefix: str, nth: int) -> tuple[str, EndedBy]:
+        roll = zlib.crc32(repr((seed, prefix, nth)).encode())
+        return (f"Answer: {roll % 3}", "eos") if roll % 4 == 0 else (f"s{roll % 5}\n", "separator")
+
+    strategy = Mcts(
+        n=n, width=width, simulations=simulations, backup=backup, exploration=exploration
+    )
+    found = []
+    for _ in range(2):
+        generator = ScriptedGenerator(script)
+        scorer = ScriptedScorer(lambda s: zlib.crc32(repr((seed, s)).encode()) % 100 / 100)
+        run = new_run(generator, scorer, budget=Budget(tokens=tokens))
+        _, result = await finish(strategy, run)
+        found.append(result)
+        assert sum(len(wants) for wants, _ in generator.calls) <= simulations * width
+        # Nobody is expanded in two rounds.
+        leaves = [path for wants, _ in generator.calls for path in {w.prefix.text for w in wants}]
+        assert len(leaves) == len(set(leaves))
+        assert not generator.is_open
+    assert found[0].candidates == found[1].candidates
+    assert found[0].winner in found[0].candidates
+    assert tokens is None or found[0].usage.generated_tokens <= tokens
