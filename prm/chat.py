@@ -135,9 +135,20 @@ class ChatTokenizer:
         """Text of these ids, control tokens left out."""
         return str(self._with_specials.decode(list(ids), skip_special_tokens=True))
 
-    def decode_stream(self) -> DecodeStream:
-        """State for turning ids into text one at a time."""
-        return DecodeStream(skip_special_tokens=True)
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """What these ids add to the text of those before them.
+
+        Not the same as their own text: a Metaspace decoder (Llama 2, Mistral) leaves out the space
+        that a text begins with, and that is the space between two words of a text that goes on.
+        """
+        head, whole = self.decode(before), self.decode([*before, *ids])
+        return whole[len(head) :] if whole.startswith(head) else self.decode(ids)
+
+    def decode_stream(self, before: Sequence[int] = ()) -> DecodeStream:
+        """State for turning ids into text one at a time, as what they add to those before them."""
+        if self.decode(before).endswith("\ufffd"):  # cut in the middle of a character
+            before = ()
+        return DecodeStream(list(before), skip_special_tokens=True)
 
     def decode_next(self, stream: DecodeStream, token_id: int) -> str:
         """The text that this id completes; empty in the middle of a multi-byte character."""

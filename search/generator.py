@@ -31,14 +31,15 @@ class Want:
 class GenerateParams:
     """Settings shared by all wants of a call.
 
-    A `stop` string that ends a text stays in it when it is one of `keep_stop`: a step separator
-    belongs to the trajectory, a caller's stop string does not. At `seconds` (None: never) what is
-    there so far is returned as it is.
+    `top_k` 0 is all tokens. A `stop` string that ends a text stays in it when it is one of
+    `keep_stop`: a step separator belongs to the trajectory, a caller's stop string does not. At
+    `seconds` (None: never) what is there so far is returned as it is.
     """
 
     temperature: float
     top_p: float
     max_tokens: int
+    top_k: int = 0
     stop: tuple[str, ...] = ()
     keep_stop: tuple[str, ...] = ()
     seconds: float | None = None

@@ -33,7 +33,8 @@ class ReadRequest:
 class SampleRequest:
     """Write one completion per prompt; one reply each, as it ends. `numbers` name them.
 
-    One of each per prompt; the other fields are those of `SamplingParams`.
+    One of each per prompt; the other fields are those of `SamplingParams`, and `written` those of
+    `Draft` (none: no prompt holds a part of the response).
     """
 
     id: int
@@ -47,6 +48,8 @@ class SampleRequest:
     stop: tuple[str, ...]
     keep_stop: tuple[str, ...]
     seconds: float | None
+    top_k: int = 0
+    written: tuple[int, ...] | None = None
     type: Literal["sample"] = "sample"
 
 

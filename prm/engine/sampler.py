@@ -29,14 +29,15 @@ GREEDY_BELOW = 1e-5
 class SamplingParams:
     """How tokens are chosen and when a sequence ends.
 
-    `temperature` 0 takes the most likely token. A `stop` string ends the sequence where it
-    appears and is cut off, a `keep_stop` string ends it and stays in the text. After `seconds`
-    the sequence ends as it is; None is never. With `ignore_eos` the model's end of turn does not
-    end it: for measurements.
+    `temperature` 0 takes the most likely token, `top_k` 0 considers all of them. A `stop` string
+    ends the sequence where it appears and is cut off, a `keep_stop` string ends it and stays in the
+    text. After `seconds` the sequence ends as it is; None is never. With `ignore_eos` the model's
+    end of turn does not end it: for measurements.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     keep_stop: tuple[str, ...] = ()
@@ -55,9 +56,13 @@ class Completion:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Draft:
-    """A sequence being written: sequence `number` of a `request`."""
+    """A sequence being written: sequence `number` of a `request`.
+
+    The last `written` ids of the prompt are the response so far, which this goes on with.
+    """
 
     prompt: Sequence[int]
+    written: int = 0
     params: SamplingParams
     seed: int
     request: int = 0
@@ -82,20 +87,20 @@ class Draft:
         """Append a token; sets `completion` when it was the last one."""
         self.ids.append(token)
         if ends_turn and not self.params.ignore_eos:
-            self._finish("eos", tokenizer.decode(self.ids))
+            self._finish("eos", self._whole_text(tokenizer))
             return
         if self._stop_found(token, tokenizer):
             return
         if len(self.ids) == self.params.max_tokens:
-            self._finish("length", tokenizer.decode(self.ids))
+            self._finish("length", self._whole_text(tokenizer))
         elif len(self.prompt) + len(self.ids) >= context_limit:
-            self._finish("context", tokenizer.decode(self.ids))
+            self._finish("context", self._whole_text(tokenizer))
 
     def end_at_deadline(self, now_s: float, tokenizer: ChatTokenizer) -> None:
         """Sets `completion` to what is there when the draft's time is up."""
         seconds = self.params.seconds
         if seconds is not None and now_s - self._arrived_s >= seconds:
-            self._finish("deadline", tokenizer.decode(self.ids))
+            self._finish("deadline", self._whole_text(tokenizer))
 
     def _stop_found(self, token: int, tokenizer: ChatTokenizer) -> bool:
         """Look for stop strings in what this token adds; the earliest one ends the draft."""
@@ -103,7 +108,7 @@ class Draft:
         if not stops:
             return False
         if self._stream is None:
-            self._stream = tokenizer.decode_stream()
+            self._stream = tokenizer.decode_stream(self._before)
         searched = max(0, len(self._text) - max(map(len, stops)))
         self._text += tokenizer.decode_next(self._stream, token)
         found = [(at, stop) for stop in stops if (at := self._text.find(stop, searched)) >= 0]
@@ -115,6 +120,14 @@ class Draft:
         else:
             self._finish("stop", self._text[:at])
         return True
+
+    @property
+    def _before(self) -> Sequence[int]:
+        """The response so far, that the new ids add to."""
+        return self.prompt[len(self.prompt) - self.written :]
+
+    def _whole_text(self, tokenizer: ChatTokenizer) -> str:
+        return tokenizer.decode_after(self._before, self.ids)
 
     def _finish(self, reason: FinishReason, text: str) -> None:
         self.completion = Completion(ids=tuple(self.ids), text=text, finish_reason=reason)
@@ -232,6 +245,7 @@ class Sampler:
             logits,
             temperature=[draft.params.temperature for draft in drafts],
             top_p=[draft.params.top_p for draft in drafts],
+            top_k=[draft.params.top_k for draft in drafts],
             uniform=[draft.uniform() for draft in drafts],
         ).tolist()
         self._last_ids[-len(drafts) :] = tokens
@@ -274,20 +288,25 @@ def choose_tokens(
     *,
     temperature: Sequence[float],
     top_p: Sequence[float],
+    top_k: Sequence[int] | None = None,
     uniform: Sequence[float],
 ) -> Int[Tensor, "n"]:
     """One token per row: the most likely at temperature 0, else where the CDF passes `uniform`.
 
-    With `top_p` below 1, only the smallest set of most likely tokens whose probability reaches it
-    takes part (Holtzman et al., arXiv 1904.09751 §3.1).
+    With `top_k` above 0, only so many of the most likely tokens take part; with `top_p` below 1,
+    only the smallest set of most likely tokens among those whose share reaches it (Holtzman et al.,
+    arXiv 1904.09751 §3.1; vLLM and transformers apply them in this order).
     """
     greedy = logits.argmax(-1)
     if max(temperature) < GREEDY_BELOW:
         return greedy
     heat = logits.new_tensor([max(t, GREEDY_BELOW) for t in temperature])
     probabilities = torch.softmax(logits / heat[:, None], -1)
-    if min(top_p) < 1.0:
-        probabilities = probabilities * _nucleus(probabilities, logits.new_tensor(top_p))
+    most = [k if 0 < k < logits.shape[-1] else logits.shape[-1] for k in top_k or [0] * len(top_p)]
+    if min(top_p) < 1.0 or min(most) < logits.shape[-1]:
+        probabilities = probabilities * _likely(
+            probabilities, logits.new_tensor(top_p), torch.tensor(most, device=logits.device)
+        )
     # Float64: over 150,000 tokens a float32 running sum loses the unlikely ones.
     cdf = probabilities.double().cumsum(-1)
     point = cdf.new_tensor(uniform)[:, None] * cdf[:, -1:]
@@ -295,11 +314,16 @@ def choose_tokens(
     return torch.where(logits.new_tensor(temperature) >= GREEDY_BELOW, drawn.squeeze(1), greedy)
 
 
-def _nucleus(
-    probabilities: Float[Tensor, "n vocab"], top_p: Float[Tensor, "n"]
+def _likely(
+    probabilities: Float[Tensor, "n vocab"], top_p: Float[Tensor, "n"], top_k: Int[Tensor, "n"]
 ) -> Bool[Tensor, "n vocab"]:
     """Which tokens take part, in the order of their ids: a row's draw must not depend on others."""
     ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
-    is_in = ordered.cumsum(-1) - ordered < top_p[:, None]
+    size = probabilities.shape[-1]
+    is_in = torch.arange(size, device=top_k.device) < top_k[:, None]
+    kept = ordered * is_in
+    # Of all tokens 1 and not their sum: rounding would move a row with what its neighbours ask.
+    share = top_p * torch.where(top_k < size, kept.sum(-1), 1.0)
+    is_in &= (kept.cumsum(-1) - kept < share[:, None]) | (top_p >= 1.0)[:, None]
     is_in[:, 0] = True  # the most likely one always, however small top_p is
     return torch.zeros_like(is_in).scatter(1, order, is_in)

@@ -110,16 +110,18 @@ class Worker:
                 for reply in self._reads.take(request):
                     self._send(reply)
             case SampleRequest():
-                for number, prompt, seed, max_tokens in zip(
+                for number, prompt, seed, max_tokens, written in zip(
                     request.numbers,
                     request.prompts,
                     request.seeds,
                     request.max_tokens,
+                    request.written or (0,) * len(request.prompts),
                     strict=True,
                 ):
                     params = SamplingParams(
                         temperature=request.temperature,
                         top_p=request.top_p,
+                        top_k=request.top_k,
                         max_tokens=max_tokens,
                         stop=request.stop,
                         keep_stop=request.keep_stop,
@@ -128,6 +130,7 @@ class Worker:
                     self._samplers[request.model].add(
                         Draft(
                             prompt=prompt,
+                            written=written,
                             params=params,
                             seed=seed,
                             request=request.id,

@@ -41,7 +41,8 @@ class LocalGenerator:
         self._check_length(least, "at least ")
         prompt = self._tokenizer.encode_prompt(messages)
         self._check_length(len(prompt))
-        prompts = {want.number: prompt + self._ids(want.prefix) for want in wants}
+        prefixes = {want.number: self._ids(want.prefix) for want in wants}
+        prompts = {number: prompt + ids for number, ids in prefixes.items()}
         by_number = {want.number: want for want in wants if self._has_room(prompts[want.number])}
         for want in wants:
             if want.number not in by_number:
@@ -60,10 +61,13 @@ class LocalGenerator:
             stop=params.stop,
             keep_stop=params.keep_stop,
             seconds=params.seconds,
+            top_k=params.top_k,
+            written=tuple(len(prefixes[number]) for number in by_number),
         )
         async with aclosing(self._engine.sample(request)) as replies:
             async for reply in replies:
-                yield self._written(by_number[reply.number], reply, len(prompt))
+                before = prefixes[reply.number]
+                yield self._written(by_number[reply.number], before, reply, len(prompt))
 
     def _check_length(self, length: int, about: str = "") -> None:
         if length >= self._context_limit:
@@ -79,15 +83,13 @@ class LocalGenerator:
     def _ids(self, prefix: Prefix) -> tuple[int, ...]:
         return prefix.ids or self._tokenizer.encode_response(prefix.text).ids
 
-    def _written(self, want: Want, reply: SampleReply, prompt_tokens: int) -> Written:
+    def _written(
+        self, want: Want, before: tuple[int, ...], reply: SampleReply, prompt_tokens: int
+    ) -> Written:
         # A stop string may end inside a token: then the text was cut, and the ids say too much.
-        is_whole = self._tokenizer.decode(reply.ids) == reply.text
+        is_whole = self._tokenizer.decode_after(before, reply.ids) == reply.text
         text = want.prefix.text + reply.text
-        ids = (
-            self._ids(want.prefix) + reply.ids
-            if is_whole
-            else self._tokenizer.encode_response(text).ids
-        )
+        ids = before + reply.ids if is_whole else self._tokenizer.encode_response(text).ids
         return Written(
             number=want.number,
             prefix=Prefix(text=text, ids=ids),

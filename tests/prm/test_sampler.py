@@ -112,6 +112,39 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert counts == pytest.approx([0, 375, 0, 625], abs=1)
 
 
+def test_top_k_keeps_so_many_and_top_p_then_takes_its_share_of_them() -> None:
+    logits = torch.log(torch.tensor([[0.05, 0.3, 0.15, 0.5]])).expand(1000, 4)
+    uniform = [place / 1000 for place in range(1000)]
+    drawn = choose_tokens(
+        logits,
+        temperature=[1.0] * 1000,
+        top_p=[1.0] * 400 + [0.6] * 600,
+        top_k=[2] * 400 + [3] * 600,
+        uniform=[u / 0.4 for u in uniform[:400]] + [(u - 0.4) / 0.6 for u in uniform[400:]],
+    )
+    # Of the two likeliest 0.5 and 0.3 remain; of the three, 0.5/0.95 does not reach 0.6.
+    assert torch.bincount(drawn[:400], minlength=4).tolist() == pytest.approx(
+        [0, 150, 0, 250], abs=1
+    )
+    assert torch.bincount(drawn[400:], minlength=4).tolist() == pytest.approx(
+        [0, 225, 0, 375], abs=1
+    )
+
+
+def test_a_neighbours_top_k_changes_nothing() -> None:
+    logits = torch.randn((1, 50), generator=torch.Generator().manual_seed(1))
+    for place in range(100):
+        alone = choose_tokens(logits, temperature=[1.0], top_p=[1.0], uniform=[place / 100])
+        beside = choose_tokens(
+            logits.expand(2, 50),
+            temperature=[1.0, 1.0],
+            top_p=[1.0, 1.0],
+            top_k=[0, 1],
+            uniform=[place / 100, 0.99],
+        )
+        assert beside.tolist() == [alone.item(), logits.argmax().item()]
+
+
 @given(st.floats(0, 1, exclude_max=True), st.floats(0.05, 1), st.floats(0.1, 5))
 def test_a_drawn_token_is_never_impossible(uniform: float, top_p: float, heat: float) -> None:
     logits = torch.tensor([[float("-inf"), 1.0, 0.0, float("-inf")]])
