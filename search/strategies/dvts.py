@@ -1,0 +1,61 @@
+"""Diverse verifier tree search: independent subtrees, each followed greedily (Beeching et al.,
+"Scaling test-time compute with open models", 2024, section "DVTS: boosting performance with
+diversity"; their code is search-and-learn).
+
+The n / width subtrees write `width` steps each in every round, and each goes on from the best of
+its own; no subtree is held against another before the end, so that none takes over. A subtree ends
+when its best step is the end of a text. All ended texts of all subtrees are candidates, also those
+that were not the best of theirs: they are written and scored, and one may be the best of all.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from prm.aggregation import AggregationName
+from search.run import SearchRun, by_score
+from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.expanding import expand
+from search.types import Candidate, SearchEvent
+
+
+class Dvts(StrategySettings):
+    """`n` steps per round in n / width subtrees, of which each keeps the best of its `width`."""
+
+    is_forward_only: ClassVar[bool] = True
+
+    type: Literal["dvts"] = "dvts"
+    n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
+    width: int = Field(default=4, ge=1, le=MAX_CANDIDATES)
+    max_rounds: int = Field(default=40, ge=1, le=1000)
+    aggregation: AggregationName | None = None
+
+    @model_validator(mode="after")
+    def _width_divides_n(self) -> Self:
+        if self.n % self.width:
+            raise ValueError(f"width {self.width} must divide n {self.n}")
+        return self
+
+    def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
+        """Rounds of `width` steps for every subtree that has not ended."""
+        subtrees = self.n // self.width
+
+        def choose(active: Sequence[Candidate], ended: Sequence[Candidate]) -> list[Candidate]:
+            best: dict[int, Candidate] = {}
+            for child in by_score([*active, *ended]):
+                # The first steps are shared out in turn, so that a short budget leaves no subtree
+                # without any.
+                best.setdefault(_root(run, child) % subtrees, child)
+            return [child for child in best.values() if child.finish_reason is None] * self.width
+
+        return expand(
+            run, choose, n=self.n, max_rounds=self.max_rounds, aggregation=self.aggregation
+        )
+
+
+def _root(run: SearchRun, candidate: Candidate) -> int:
+    """The index of the first step that a candidate begins with."""
+    while candidate.parent is not None:
+        candidate = run.tree[candidate.parent]
+    return candidate.index
