@@ -93,7 +93,10 @@ class SearchUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchEvent:
-    """One change, in the order in which it happened: it feeds the stream and the trace alike."""
+    """One change, in the order in which it happened: it feeds the stream and the trace alike.
+
+    `ess` is the effective sample size of the round's weights, in a search that draws by weight.
+    """
 
     type: Literal["expanded", "scored", "pruned", "finished"]
     round: int
@@ -101,6 +104,7 @@ class SearchEvent:
     parent: int | None = None
     text: str | None = None
     score: float | None = None
+    ess: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
