@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from prm.errors import Unavailable, UnknownModel
 from search.generator import Generator
-from search.generators.openai_http import OpenAIServer
+from search.generators.breaker import Breaker
+from search.generators.openai_server import OpenAIServer
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,11 @@ class Policies:
         # None until the policy server has answered once.
         self._remote_names: list[str] | None = [] if remote is None else None
 
+    @property
+    def breaker(self) -> Breaker | None:
+        """The policy server's; None without one."""
+        return self._remote.breaker if self._remote is not None else None
+
     async def get(self, name: str) -> Generator:
         """The policy of this name.
 
@@ -26,9 +32,11 @@ class Policies:
         """
         try:
             await self._ask_remote()
-        except Unavailable:
+        except Unavailable as error:
             if self._remote_names is None or name in self._remote_names:
-                raise
+                raise Unavailable(
+                    f"policy {name!r}: {error}", retry_after_s=error.retry_after_s
+                ) from error
         if self._remote is not None and name in (self._remote_names or []):
             return self._remote.generator(name)
         if name in self._local:

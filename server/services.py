@@ -7,12 +7,13 @@ and wire types out.
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from prm.chat import ChatTokenizer
 from prm.engine.client import EngineClient
 from prm.errors import ModelFolderError
 from prm.manifest import PolicyManifest
 from prm.registry import Registry
 from search.generators.local import LocalGenerator
-from search.generators.openai_http import OpenAIServer
+from search.generators.openai_server import OpenAIServer
 from server.policies import Policies
 from server.score_service import ScoreService
 from server.scorers import Scorers
@@ -32,6 +33,8 @@ class Services:
         self.engine = EngineClient(self._scoring.engine_folders, settings.engine_options)
         self.telemetry = Telemetry(self.engine)
         self.policies = Policies(_local_policies(registry, self.engine), _policy_server(settings))
+        if self.policies.breaker is not None:
+            self.telemetry.watch_policy_server(self.policies.breaker)
         scorers = Scorers(registry, self._scoring.scorers(self.engine))
         self.scores = ScoreService(scorers, self.telemetry, max_items=settings.max_items)
         self.searches = SearchService(scorers, self.policies, self.telemetry)
@@ -68,5 +71,10 @@ def _local_policies(registry: Registry, engine: EngineClient) -> dict[str, Local
 def _policy_server(settings: Settings) -> OpenAIServer | None:
     if not settings.policy_url:
         return None
-    key = settings.policy_api_key
-    return OpenAIServer(settings.policy_url, api_key=key.get_secret_value() if key else None)
+    key, folder = settings.policy_api_key, settings.policy_tokenizer
+    return OpenAIServer(
+        settings.policy_url,
+        api_key=key.get_secret_value() if key else None,
+        tokenizer=ChatTokenizer(folder) if folder else None,
+        prompts=settings.policy_prompts,
+    )

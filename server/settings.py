@@ -29,6 +29,13 @@ class Settings(BaseSettings):
         default=None, description="An OpenAI-compatible server whose models write the steps."
     )
     policy_api_key: SecretStr | None = Field(default=None, description="Its key, when it has one.")
+    policy_tokenizer: Path | None = Field(
+        default=None,
+        description="Folder with its model's tokenizer files, where it lacks vLLM's /tokenize.",
+    )
+    policy_prompts: Literal["ids", "text"] = Field(
+        default="ids", description="text: it takes no token ids, or tells none."
+    )
     scoring_urls: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
         description=(

@@ -14,6 +14,7 @@ from prm.engine.client import EngineClient, EngineState
 from prm.manifest import ModelVersion
 from prm.scorer import ScoredBatch
 from search.generator import Generator
+from search.generators.breaker import Breaker, BreakerState
 from search.types import SearchResult
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -78,6 +79,10 @@ class Telemetry:
             registry=self.registry,
         )
 
+    def watch_policy_server(self, breaker: Breaker) -> None:
+        """Show from now on how the policy server is doing."""
+        self.registry.register(_PolicyServerCollector(breaker))
+
     def scored(self, version: ModelVersion, batch: ScoredBatch, took_s: float) -> None:
         """Book one scoring request."""
         labels = (version.manifest.name, version.manifest.version)
@@ -115,6 +120,29 @@ class Telemetry:
         if prm is not None:
             labels = (prm.manifest.name, prm.manifest.version)
             self._tokens.labels(*labels, "scored").inc(usage.scored_tokens)
+
+
+class _PolicyServerCollector(Collector):
+    """The policy server's breaker, read when somebody asks."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def collect(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "rung_policy_server_breaker",
+            "1 for what the next request to the policy server meets: closed (it goes through), "
+            "open (refused here), half_open (it finds out).",
+            labels=["state"],
+        )
+        for each in BreakerState:
+            state.add_metric([each.value], float(self._breaker.state is each))
+        yield state
+        yield CounterMetricFamily(
+            "rung_policy_server_failures",
+            "Requests to the policy server that failed or broke off.",
+            value=self._breaker.failures,
+        )
 
 
 class _EngineCollector(Collector):

@@ -1,12 +1,14 @@
 """HTTP with a model server: vLLM, or anything with the same routes.
 
-Tries again what was not let in, bounds every wait, and gives each failure a name that tells which
-server it was and never its key.
+Tries again what was not let in, bounds every wait and every body, and gives each failure a name
+that tells which server it was and never its key.
 """
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,15 +23,23 @@ ATTEMPTS = 3
 # uvicorn, and so vLLM, closes an idle connection after 5 s; ours must go first.
 KEEP_ALIVE_S = 4.0
 LONGEST_MESSAGE = 300
+# A server that asks for a longer wait (`Retry-After`) is not waited for.
+LONGEST_WAIT_S = 5.0
+# Of an answer that is read whole: the ids of a million tokens have a tenth of that.
+MAX_BODY_BYTES = 64 << 20
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class ServedModel(BaseModel):
-    """A model of the server. `max_model_len`, where told, bounds prompt plus answer."""
+    """A model of the server. `max_model_len`, where told, bounds prompt plus answer.
+
+    `owned_by` tells the kind of server: vLLM says `vllm`, SGLang `sglang`.
+    """
 
     id: str
     max_model_len: int | None = None
+    owned_by: str | None = None
 
 
 class ModelServer:
@@ -43,6 +53,10 @@ class ModelServer:
     sent_again_after: ClassVar[tuple[type[Exception], ...]] = (
         httpx2.ConnectError,
         httpx2.ConnectTimeout,
+    )
+    # And statuses after which it is.
+    sent_again_statuses: ClassVar[frozenset[int]] = frozenset(
+        {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
     )
 
     def __init__(
@@ -63,8 +77,8 @@ class ModelServer:
         url = httpx2.URL(base_url.rstrip("/").removesuffix("/v1"))
         if url.scheme not in ("http", "https") or not url.host:
             raise InvalidInput(f"a {role}'s URL is http://HOST:PORT", param=setting)
-        address = f"{url.host}:{url.port}" if url.port else url.host
-        self.label = f"the {role} at {address}"
+        self.address = f"{url.host}:{url.port}" if url.port else url.host
+        self.label = f"the {role} at {self.address}"
         self._api_key = api_key
         self._client = httpx2.AsyncClient(
             base_url=url,
@@ -95,7 +109,16 @@ class ModelServer:
     ) -> _Answer:
         """Ask once and read the answer. Raises Unavailable, or what `refusal` makes of a status."""
         async with self.response(method, path, body) as response:
-            return answer.model_validate_json(await response.aread())
+            return answer.model_validate_json(await self.body(response))
+
+    async def body(self, response: httpx2.Response) -> bytes:
+        """All of a body. Raises Unavailable when it is larger than any answer can be."""
+        read = bytearray()
+        async for chunk in response.aiter_bytes():
+            read += chunk
+            if len(read) > MAX_BODY_BYTES:
+                raise Unavailable(f"{self.label} answers with more than {MAX_BODY_BYTES} bytes")
+        return bytes(read)
 
     @asynccontextmanager
     async def response(
@@ -106,7 +129,7 @@ class ModelServer:
             response = await self._send(method, path, body)
             try:
                 if response.is_error:
-                    raise self.refusal(response.status_code, _error_text(await response.aread()))
+                    raise self.refusal(response.status_code, _error_text(await self.body(response)))
                 yield response
             finally:
                 await response.aclose()
@@ -133,7 +156,7 @@ class ModelServer:
     ) -> httpx2.Response:
         """Try a few times to be let in; nothing has been computed for us before that."""
         async for attempt in stamina.retry_context(
-            on=(*self.sent_again_after, _NotNow),
+            on=self._wait_before_the_next,
             attempts=ATTEMPTS,
             timeout=2 * CONNECT_TIMEOUT_S,
             wait_max=1.0,
@@ -141,24 +164,36 @@ class ModelServer:
             with attempt:
                 request = self._client.build_request(method, path, json=body)
                 response = await self._client.send(request, stream=True)
-                if response.status_code in (
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                ):
+                if response.status_code in self.sent_again_statuses:
                     await response.aclose()
-                    raise _NotNow(response.status_code)
+                    raise _NotNow(response)
                 return response
         raise AssertionError("the last attempt returns or raises")
+
+    def _wait_before_the_next(self, error: Exception) -> bool | float:
+        """Whether to try once more; a number is the wait in seconds that the server asked for."""
+        if isinstance(error, _NotNow):
+            wait_s = error.retry_after_s
+            return True if wait_s is None else wait_s <= LONGEST_WAIT_S and wait_s
+        return isinstance(error, self.sent_again_after)
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:
         try:
             yield
         except _NotNow as error:
-            raise Unavailable(f"{self.label} takes no requests now (status {error})") from None
+            says = (
+                "takes no requests now"
+                if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+                else "failed"
+            )
+            raise Unavailable(
+                f"{self.label} {says} (status {error.status})",
+                retry_after_s=max(1.0, error.retry_after_s or 0.0),
+            ) from None
         except httpx2.TimeoutException as error:
             raise Unavailable(f"{self.label} did not answer in time") from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise Unavailable(f"{self.label} does not answer ({type(error).__name__})") from error
         except ValidationError as error:
             raise Unavailable(
@@ -188,7 +223,27 @@ class _ErrorBody(BaseModel):
 
 
 class _NotNow(Exception):
-    """The server is up and takes no requests at the moment: worth another try."""
+    """The server is up and did not let a request in: worth another try, in `retry_after_s`."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        super().__init__(response.status_code)
+        self.status = response.status_code
+        self.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds to wait, from either form of the header (RFC 9110 §10.2.3); None for neither."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # A date without a zone is in UTC, says the RFC; Python leaves it naive.
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _error_text(body: bytes) -> str:

@@ -33,6 +33,11 @@ class LocalGenerator:
         self._tokenizer = ChatTokenizer(version.folder)
         self._engine = engine
 
+    @property
+    def context_limit(self) -> int:
+        """The most tokens of prompt and response together."""
+        return self._context_limit
+
     async def generate(
         self, messages: Sequence[Message], wants: Sequence[Want], params: GenerateParams
     ) -> AsyncGenerator[Written]:

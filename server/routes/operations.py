@@ -20,13 +20,17 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests that need a model are served now, and by what."""
+    """Whether requests that need a model are served now, and by what.
+
+    `policy_server` is its circuit breaker: while `open`, searches with its policies are 503.
+    """
 
     status: Literal["ready", "not_ready"]
     engine: Literal["starting", "ready", "refused", "closed"]
     device: str | None = None
     dtype: str | None = None
     restarts: int
+    policy_server: Literal["closed", "open", "half_open"] | None = None
 
 
 @router.get("/health/live")
@@ -40,12 +44,14 @@ async def ready(services: ServicesDep) -> Response:
     """200 when the engine has loaded and checked every version, else 503."""
     engine = services.engine
     is_ready = engine.state is EngineState.READY
+    breaker = services.policies.breaker
     body = Readiness(
         status="ready" if is_ready else "not_ready",
         engine=engine.state.value,
         device=engine.ready.device if engine.ready else None,
         dtype=engine.ready.dtype if engine.ready else None,
         restarts=engine.restarts,
+        policy_server=breaker.state.value if breaker is not None else None,
     )
     return JSONResponse(body.model_dump(), status_code=200 if is_ready else 503)
 

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prm.errors import InvalidInput, RungError, Unavailable, UnknownModel
 from prm.types import Message
 from search.generator import GenerateParams, Want, Written
-from search.generators.openai_http import OpenAIServer
+from search.generators.openai_server import OpenAIServer
 from search.types import Prefix
 
 KEY = "sk-do-not-tell"
@@ -49,9 +49,11 @@ class PolicyServer:
     """A FastAPI app that speaks vLLM's routes and keeps what it was asked."""
 
     replies: Callable[[dict[str, Any], int], Reply] = lambda body, index: Reply("5")
+    served: dict[str, Any] = field(
+        default_factory=lambda: {"id": "m", "max_model_len": CONTEXT, "owned_by": "vllm"}
+    )
     busy: int = 0
     refusal: tuple[int, Any] | None = None
-    in_stream_error: dict[str, Any] | None = None
     hangs_after: int | None = None
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,7 +73,7 @@ class PolicyServer:
     async def models(self, request: Request) -> Response:
         if refused := self._refuse(request, {}):
             return refused
-        return JSONResponse({"object": "list", "data": [{"id": "m", "max_model_len": CONTEXT}]})
+        return JSONResponse({"object": "list", "data": [self.served]})
 
     async def tokenize(self, request: Request) -> Response:
         body = await request.json()
@@ -127,8 +129,6 @@ class PolicyServer:
                         del replies[index]
                     # As vLLM does: U+2028 is not escaped.
                     yield f"data: {json.dumps({'choices': [piece]}, ensure_ascii=False)}\n\n"
-            if self.in_stream_error:
-                yield f"data: {json.dumps({'error': self.in_stream_error})}\n\n"
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.gone.set()
@@ -225,6 +225,27 @@ async def test_wants_with_one_prefix_share_a_request_and_its_seed(
         12: "a\n\n1",
         13: "a\n\n2",
     }
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_not_vllm_gets_a_request_per_want_with_its_own_seed(
+    policy: PolicyServer, server: OpenAIServer
+) -> None:
+    policy.served["owned_by"] = "sglang"
+    policy.replies = lambda body, index: Reply(str(body["seed"]))
+    written = await write(server, wants("", "", ""))
+    assert {number: piece.prefix.text for number, piece in written.items()} == {
+        10: "7",
+        11: "8",
+        12: "9",
+    }
+    assert [body["n"] for body in policy.bodies("/v1/completions")] == [1, 1, 1]
+
+
+@pytest.mark.anyio
+async def test_top_k_is_asked_for_by_its_number(policy: PolicyServer, server: OpenAIServer) -> None:
+    await write(server, wants(""), params(top_k=20))
+    assert policy.bodies("/v1/completions")[0]["top_k"] == 20
 
 
 @pytest.mark.anyio
@@ -353,13 +374,19 @@ async def test_a_server_that_is_busy_is_asked_again(
 
 
 @pytest.mark.anyio
-async def test_a_dead_server_is_unavailable_and_named() -> None:
+async def test_a_dead_server_is_unavailable_and_its_address_goes_to_the_log_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     async with OpenAIServer(f"http://user:{KEY}@127.0.0.1:{port}", api_key=KEY) as server:
-        with pytest.raises(Unavailable, match=f"127.0.0.1:{port} does not answer") as dead:
+        with pytest.raises(Unavailable, match="the policy server does not answer") as dead:
             await server.models()
-    assert KEY not in str(dead.value)
+        with pytest.raises(Unavailable, match=r"^policy 'm': the policy server does not"):
+            await write(server, wants(""))
+    assert not any(secret in str(dead.value) for secret in (KEY, "127.0.0.1", str(port)))
+    assert f"policy server at 127.0.0.1:{port}" in caplog.text
+    assert KEY not in caplog.text
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", ""])
@@ -408,8 +435,8 @@ async def test_refusals_become_ours(
     policy.refusal = (status, body)
     with pytest.raises(kind, match=message):
         await write(server, wants(""))
-    # A refusal is an answer: it is not asked for again.
-    assert len(policy.bodies("/v1/completions")) == 1
+    # A refusal is an answer: it is not asked for again. A failure is none.
+    assert len(policy.bodies("/v1/completions")) == (3 if status >= 500 else 1)
 
 
 @pytest.mark.anyio
@@ -424,25 +451,6 @@ async def test_refusals_tell_no_keys_and_no_paths(
         await write(server, wants(""))
     assert "key … is bad for …; 1/2 stays" in str(refused.value)
     assert len(str(refused.value)) < 400
-
-
-@pytest.mark.anyio
-async def test_an_error_in_the_stream_is_an_error(
-    policy: PolicyServer, server: OpenAIServer
-) -> None:
-    policy.in_stream_error = {"message": "engine died", "code": 500}
-    policy.replies = lambda body, index: Reply("x" * (CONTEXT + 1))
-    with pytest.raises(Unavailable, match="status 500"):
-        await write(server, wants(""))
-
-
-@pytest.mark.anyio
-async def test_a_stream_that_ends_early_is_an_error(
-    policy: PolicyServer, server: OpenAIServer
-) -> None:
-    policy.replies = lambda body, index: Reply("x" * (CONTEXT + 1))
-    with pytest.raises(Unavailable, match="ended its answer early"):
-        await write(server, wants(""))
 
 
 @pytest.mark.anyio

@@ -19,7 +19,8 @@ import pytest
 
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import Registry
-from search.generators.openai_http import OpenAIGenerator, OpenAIServer
+from search.generator import Generator
+from search.generators.openai_server import OpenAIServer
 from server.settings import BUNDLED_MODELS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,7 +102,7 @@ async def server(vllm: PolicyServer, anyio_backend: str) -> AsyncIterator[OpenAI
 
 
 @pytest.fixture
-def generator(server: OpenAIServer, vllm: PolicyServer) -> OpenAIGenerator:
+def generator(server: OpenAIServer, vllm: PolicyServer) -> Generator:
     """The policy in it."""
     return server.generator(vllm.model)
 

@@ -15,8 +15,8 @@ from prm.engine.sampler import Sampler, SamplingParams
 from prm.errors import InvalidInput, Unavailable, UnknownModel
 from prm.manifest import ModelVersion
 from prm.types import Message
-from search.generator import GenerateParams, Want, Written
-from search.generators.openai_http import OpenAIGenerator, OpenAIServer
+from search.generator import GenerateParams, Generator, Want, Written
+from search.generators.openai_server import OpenAIServer
 from search.types import Prefix
 from tests.integration.vllm.conftest import MAX_SEQUENCES, PolicyServer
 
@@ -44,7 +44,7 @@ def wants(count: int, prefix: Prefix | None = None, seed: int = 0) -> list[Want]
 
 
 async def write(
-    generator: OpenAIGenerator,
+    generator: Generator,
     problem: str,
     asked: Sequence[Want],
     *,
@@ -85,12 +85,12 @@ async def test_its_tokens_are_ours(
     assert prompt.tokens == tokenizer.encode_prompt(messages)
     for text in ("3+4=7\n", "\n", "a\n\n", " 7*2=14 \n \n", "é\u2028\t"):
         encoded = await server.encode_response(vllm.model, text)
-        assert encoded.tokens == tokenizer.encode_response(text).ids
-        assert await server.decode(vllm.model, encoded.tokens) == text
+        assert encoded == tokenizer.encode_response(text).ids
+        assert await server.decode(vllm.model, encoded) == text
 
 
 async def test_greedy_texts_are_those_of_our_engine(
-    generator: OpenAIGenerator, model: CausalLM, tokenizer: ChatTokenizer
+    generator: Generator, model: CausalLM, tokenizer: ChatTokenizer
 ) -> None:
     prompts = [tokenizer.encode_prompt(chat(problem)) for problem in PROBLEMS]
     ours = Sampler(model, tokenizer).generate(
@@ -105,7 +105,7 @@ async def test_greedy_texts_are_those_of_our_engine(
 
 
 async def test_nothing_is_lost_where_a_text_goes_on(
-    generator: OpenAIGenerator, tokenizer: ChatTokenizer
+    generator: Generator, tokenizer: ChatTokenizer
 ) -> None:
     # A greedy text is the same whether written at once or continued from any of its beginnings,
     # those among them that end in the step separator or in a space.
@@ -122,7 +122,7 @@ async def test_nothing_is_lost_where_a_text_goes_on(
             assert rest.prompt_tokens == whole.prompt_tokens
 
 
-async def test_steps_chain_to_the_whole_text(generator: OpenAIGenerator) -> None:
+async def test_steps_chain_to_the_whole_text(generator: Generator) -> None:
     (whole,) = await write(generator, PROBLEMS[1], wants(1), temperature=0.0)
     prefix, tokens = Prefix(), 0
     while True:
@@ -138,7 +138,7 @@ async def test_steps_chain_to_the_whole_text(generator: OpenAIGenerator) -> None
     assert tokens == whole.tokens
 
 
-async def test_the_same_wants_give_the_same_texts(generator: OpenAIGenerator) -> None:
+async def test_the_same_wants_give_the_same_texts(generator: Generator) -> None:
     first = await write(generator, PROBLEMS[2], wants(16, seed=100))
     again = await write(generator, PROBLEMS[2], wants(16, seed=100))
     other = await write(generator, PROBLEMS[2], wants(16, seed=900))
@@ -148,7 +148,7 @@ async def test_the_same_wants_give_the_same_texts(generator: OpenAIGenerator) ->
 
 
 async def test_samples_have_the_models_distribution(
-    generator: OpenAIGenerator, model: CausalLM, tokenizer: ChatTokenizer
+    generator: Generator, model: CausalLM, tokenizer: ChatTokenizer
 ) -> None:
     problem, draws = PROBLEMS[3], 16 * MAX_SEQUENCES
     ids = torch.tensor(tokenizer.encode_prompt(chat(problem)))
@@ -170,7 +170,7 @@ async def test_samples_have_the_models_distribution(
 
 
 async def test_top_p_leaves_the_unlikely_out(
-    generator: OpenAIGenerator, model: CausalLM, tokenizer: ChatTokenizer
+    generator: Generator, model: CausalLM, tokenizer: ChatTokenizer
 ) -> None:
     problem, temperature, top_p = PROBLEMS[3], 2.0, 0.5
     ids = torch.tensor(tokenizer.encode_prompt(chat(problem)))
@@ -189,7 +189,7 @@ async def test_top_p_leaves_the_unlikely_out(
     assert {written.prefix.ids[0] for written in found} <= allowed
 
 
-async def test_separators_stay_and_stop_strings_go(generator: OpenAIGenerator) -> None:
+async def test_separators_stay_and_stop_strings_go(generator: Generator) -> None:
     (whole,) = await write(generator, PROBLEMS[0], wants(1), temperature=0.0)
     text = whole.prefix.text
     (step,) = await write(generator, PROBLEMS[0], wants(1), temperature=0.0, keep_stop=("\n",))
@@ -206,7 +206,7 @@ async def test_separators_stay_and_stop_strings_go(generator: OpenAIGenerator) -
 
 
 async def test_a_deadline_returns_beginnings_of_the_same_texts(
-    generator: OpenAIGenerator,
+    generator: Generator,
 ) -> None:
     asked = wants(MAX_SEQUENCES, seed=50)
     whole = await write(generator, PROBLEMS[1], asked)
@@ -219,7 +219,7 @@ async def test_a_deadline_returns_beginnings_of_the_same_texts(
 
 
 async def test_a_caller_that_leaves_ends_the_writing(
-    generator: OpenAIGenerator, vllm: PolicyServer
+    generator: Generator, vllm: PolicyServer
 ) -> None:
     asked = wants(MAX_SEQUENCES, seed=500)
     async with httpx2.AsyncClient(base_url=vllm.url) as client:
@@ -239,7 +239,7 @@ async def test_a_caller_that_leaves_ends_the_writing(
 
 
 async def test_refusals_are_told_in_our_words(
-    server: OpenAIServer, generator: OpenAIGenerator, vllm: PolicyServer
+    server: OpenAIServer, generator: Generator, vllm: PolicyServer
 ) -> None:
     with pytest.raises(UnknownModel, match="does not exist"):
         await write(server.generator("nobody"), PROBLEMS[0], wants(1))
@@ -258,3 +258,46 @@ async def _metric(client: httpx2.AsyncClient, name: str) -> float:
     samples = re.findall(rf"^vllm:{name}\{{.*\}} (\S+)$", text, re.MULTILINE)
     assert samples
     return sum(map(float, samples))
+
+
+async def test_by_text_too_nothing_is_lost_where_a_text_goes_on(
+    generator: Generator, vllm: PolicyServer, tokenizer: ChatTokenizer
+) -> None:
+    (whole,) = await write(generator, PROBLEMS[1], wants(1), temperature=0.0)
+    text = whole.prefix.text
+    async with OpenAIServer(
+        vllm.url, api_key=vllm.api_key, tokenizer=tokenizer, prompts="text"
+    ) as server:
+        by_text = server.generator(vllm.model)
+        prefix, tokens = Prefix(), 0
+        while True:
+            (step,) = await write(
+                by_text, PROBLEMS[1], wants(1, prefix), temperature=0.0, keep_stop=("\n",)
+            )
+            prefix, tokens = step.prefix, tokens + step.tokens
+            if step.ended_by != "separator":
+                break
+            assert text.startswith(prefix.text)
+            assert prefix.text.endswith("\n")
+        assert (prefix, step.ended_by) == (Prefix(text=text), whole.ended_by)
+        # Steps are cut here and not there: what was written behind a separator is counted as well.
+        assert tokens >= whole.tokens
+        for cut in range(1, len(text)):
+            (rest,) = await write(
+                by_text, PROBLEMS[1], wants(1, Prefix(text=text[:cut])), temperature=0.0
+            )
+            assert rest.prefix.text == text
+            assert rest.prompt_tokens == whole.prompt_tokens
+            assert rest.tokens == whole.tokens - cut
+
+
+async def test_a_tokenizer_here_does_what_the_servers_own_does(
+    generator: Generator, vllm: PolicyServer, tokenizer: ChatTokenizer
+) -> None:
+    asked = wants(8, seed=40)
+    theirs = await write(generator, PROBLEMS[2], asked, keep_stop=("\n",), stop=("=1",))
+    async with OpenAIServer(vllm.url, api_key=vllm.api_key, tokenizer=tokenizer) as server:
+        await server.models()
+        mine = server.generator(vllm.model)
+        ours = await write(mine, PROBLEMS[2], asked, keep_stop=("\n",), stop=("=1",))
+    assert ours == theirs
