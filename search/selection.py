@@ -87,9 +87,9 @@ class Selector(BaseModel):
 class SelectionRecord(Record):
     """A selector as it lies beside a PRM version: of which weights, for which policy, how good.
 
-    `threshold` is what `search.stopping.is_decided` should stop at with this selector, so as to be
-    as accurate as a majority vote over all candidates, and `threshold_votes` the same where votes
-    alone decide. The accuracies are cross-validated, with all candidates.
+    `threshold` is what `search.stopping.is_decided` should stop at with this selector to spend the
+    part `budget` of what a fixed width would, and `threshold_votes` the same where votes alone
+    decide. The accuracies are cross-validated, with all candidates.
     """
 
     folder: ClassVar[str] = "selection"
@@ -97,6 +97,7 @@ class SelectionRecord(Record):
     selector: Selector
     threshold: Annotated[Finite, Field(ge=0, le=1)]
     threshold_votes: Annotated[Finite, Field(ge=0, le=1)]
+    budget: Annotated[Finite, Field(gt=0, le=1)]
     problems: int = Field(ge=1)
     candidates: int = Field(ge=1)
     accuracy: Mapping[Literal["majority", "weighted", "calibrated"], Interval]
