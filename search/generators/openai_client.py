@@ -135,6 +135,11 @@ class OpenAIClient(ModelServer):
         served = self._served if self._served is not None else await self.models()
         return served.get(model) or ServedModel(id=model)
 
+    def context_limit(self, model: str) -> int | None:
+        """Tokens of prompt and answer together, where the server's last list told them."""
+        served = (self._served or {}).get(model)
+        return served.max_model_len if served is not None else None
+
     async def encode_prompt(self, model: str, messages: Sequence[Message]) -> Prompt:
         """Ids of the chat up to where the assistant starts to write, by the model's template."""
         if self.tokenizer is not None:

@@ -61,6 +61,11 @@ class OpenAIGenerator:
         self._server = server
         self._last_chat: tuple[tuple[Message, ...], Prompt] | None = None
 
+    @property
+    def context_limit(self) -> int | None:
+        """The most tokens of prompt and response together, where the server told them."""
+        return self._server.context_limit(self.name)
+
     async def generate(
         self, messages: Sequence[Message], wants: Sequence[Want], params: GenerateParams
     ) -> AsyncGenerator[Written]:

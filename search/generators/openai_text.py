@@ -52,6 +52,11 @@ class TextGenerator:
         self._tokenizer = tokenizer
         self._has_compared = False
 
+    @property
+    def context_limit(self) -> int | None:
+        """The most tokens of prompt and response together, where the server told them."""
+        return self._server.context_limit(self.name)
+
     async def generate(
         self, messages: Sequence[Message], wants: Sequence[Want], params: GenerateParams
     ) -> AsyncGenerator[Written]:

@@ -189,6 +189,8 @@ async def write(
 async def test_lists_what_the_server_serves(server: OpenAIServer) -> None:
     models = await server.models()
     assert {name: model.max_model_len for name, model in models.items()} == {"m": CONTEXT}
+    assert server.generator("m").context_limit == CONTEXT
+    assert server.generator("another").context_limit is None
 
 
 @pytest.mark.anyio
