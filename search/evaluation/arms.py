@@ -1,0 +1,81 @@
+"""Arms: the strategies of an evaluation, each at one width, and which of them share their work."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from search.run import Strategy
+
+
+class ArmSettings(Strategy, Protocol):
+    """A strategy's settings, as in the union of `search.strategies`."""
+
+    @property
+    def needs_prm(self) -> bool: ...
+    def model_dump(self) -> dict[str, JsonValue]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One strategy at one width."""
+
+    strategy: ArmSettings
+
+    @property
+    def settings(self) -> Mapping[str, JsonValue]:
+        """What a request's `strategy` holds."""
+        return self.strategy.model_dump()
+
+    @property
+    def type(self) -> str:
+        """The strategy's name."""
+        return str(self.settings["type"])
+
+    @property
+    def width(self) -> int:
+        """Candidates, beams or particles at a time."""
+        n = self.settings.get("n", 1)
+        assert isinstance(n, int)
+        return n
+
+    @property
+    def name(self) -> str:
+        """Strategy and selection: what a line in a picture stands for."""
+        selection = self.settings.get("selection")
+        if self.type == "best_of_n" and selection != "prm":
+            return {"first": "pass@1"}.get(str(selection), str(selection))
+        return self.type.replace("_", " ")
+
+    @property
+    def label(self) -> str:
+        """Name and sizes: `beam 16x4`."""
+        size = f"{self.width}"
+        if "width" in self.settings:
+            size += f"x{self.settings['width']}"
+        if "simulations" in self.settings:
+            size += f", {self.settings['simulations']} simulations"
+        return f"{self.name} {size}"
+
+    def uses_prm(self, *, has_prm: bool) -> bool:
+        """Whether step scores have a say in it."""
+        is_vote = self.type == "best_of_n" or self.settings.get("selection") is not None
+        return self.strategy.needs_prm or (has_prm and not is_vote)
+
+
+def by_work(arms: Iterable[Arm]) -> list[list[Arm]]:
+    """The arms in lists of those that write and score the very same candidates.
+
+    Selections of best_of_n differ only in which candidate they take: one search serves them all,
+    led by one that needs the PRM where there is one.
+    """
+    shared: dict[str, list[Arm]] = {}
+    for arm in arms:
+        settings = dict(arm.settings)
+        if arm.type == "best_of_n":
+            del settings["selection"]
+        alike = shared.setdefault(str(sorted(settings.items())), [])
+        if arm not in alike:
+            alike.append(arm)
+    return [sorted(alike, key=lambda arm: not arm.strategy.needs_prm) for alike in shared.values()]
