@@ -1,16 +1,21 @@
-"""`rung eval`: what a PRM's scores are worth on labelled responses, and calibrations of them."""
+"""`rung eval`: what PRMs and searches are worth on labelled data, and calibrations."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from server.eval_rerank_cli import rerank
+from server.eval_search_cli import search
 from server.options import Json, Key, Models, Url, connection_of, run_command
 
 eval_app = typer.Typer(
-    help="Measure a PRM on labelled responses; make calibrated probabilities of its scores.",
+    help="Measure a PRM on labelled responses, and search strategies on problems; calibrate.",
     no_args_is_help=True,
 )
+
+eval_app.command()(search)
+eval_app.command()(rerank)
 
 File = Annotated[
     Path,

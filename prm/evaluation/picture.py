@@ -10,14 +10,14 @@ from prm.evaluation.reliability import Comparison
 FORMATS = (".svg", ".png", ".pdf")
 
 
-def check_picture(path: Path) -> None:
+def check_picture(path: Path, option: str = "--plot") -> None:
     """Raises InvalidInput when no picture could be drawn there, before any work is done."""
     if path.suffix not in FORMATS:
-        raise InvalidInput(f"--plot {path}: name a file that ends in {', '.join(FORMATS)}")
+        raise InvalidInput(f"{option} {path}: name a file that ends in {', '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
-        raise InvalidInput(f"--plot {path}: there is no folder {path.parent}")
+        raise InvalidInput(f"{option} {path}: there is no folder {path.parent}")
     if find_spec("matplotlib") is None:
-        raise InvalidInput("--plot needs matplotlib: pip install 'rung[train]'")
+        raise InvalidInput(f"{option} needs matplotlib: pip install 'rung[train]'")
 
 
 def draw_reliability(panels: Mapping[str, Comparison], path: Path) -> None:

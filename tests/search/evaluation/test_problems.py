@@ -10,6 +10,7 @@ import pytest
 from prm.errors import InvalidInput
 from search.evaluation.problems import read_problems
 from training.tasks import arithmetic
+from training.tasks.expressions import parse, value
 
 GOOD = '{"problem": "2+2", "answer": "4", "source": "made up"}\n'
 
@@ -62,8 +63,8 @@ def test_the_demonstration_gives_problems_of_the_split_that_was_asked_for(tmp_pa
     texts = [str(problem.question["problem"]) for problem in found]
     assert len(set(texts)) == 30
     for text, problem in zip(texts, found, strict=True):
-        tree = arithmetic.parse(text.removeprefix("Evaluate "))
+        tree = parse(text.removeprefix("Evaluate "))
         assert arithmetic.split_of(tree) == "test"
-        assert str(arithmetic.value(tree)) == problem.answer
+        assert str(value(tree)) == problem.answer
     # What a demonstration's own evaluation looks at, with its seed.
     assert texts == [problem.text for problem in arithmetic.problems(1, 30, "test")]
