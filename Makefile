@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
+ITS_VENV := .venv-its
 # For example PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for a small torch.
 PIP_ARGS ?=
 ARGS ?=
@@ -9,7 +10,7 @@ PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint 
 # Threads that spin while they wait make torch forty times slower beside other work.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score demo clean
+.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score bench-search demo clean
 
 setup: $(VENV)/.done
 
@@ -60,9 +61,19 @@ bench: setup $(VLLM_VENV)/.done
 bench-score: setup $(VLLM_VENV)/.done
 	$(VENV)/bin/python -m benchmarks.scoring $(ARGS)
 
+# A library for the same searches, in an environment of its own.
+$(ITS_VENV)/.done:
+	$(PYTHON) -m venv $(ITS_VENV)
+	$(ITS_VENV)/bin/pip install --quiet --disable-pip-version-check 'its_hub[lm]==1.2.0'
+	touch $@
+
+# About five minutes on two cores; ARGS="--quick" only shows that it works.
+bench-search: setup $(VLLM_VENV)/.done $(ITS_VENV)/.done
+	$(VENV)/bin/python -m benchmarks.search $(ARGS)
+
 # Trains the two bundled models anew, into build/models, and measures them.
 demo: setup
 	$(VENV)/bin/python -m training.demo --out build/models $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(ITS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

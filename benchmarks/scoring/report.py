@@ -188,8 +188,8 @@ def figure_lines(rows: Iterable[Row]) -> list[tuple[str, ...]]:
             str(row.match.threads),
             name,
             unit,
-            _number(statistics.median(values)),
-            f"{_number(min(values))} to {_number(max(values))}",
+            number(statistics.median(values)),
+            f"{number(min(values))} to {number(max(values))}",
         )
         for row in rows
         for name in row.answers
@@ -205,8 +205,8 @@ def check_lines(rows: Iterable[Row]) -> list[tuple[str, ...]]:
             row.workload,
             str(row.match),
             check.what,
-            _number(check.median),
-            f"{_number(min(check.values))} to {_number(max(check.values))}",
+            number(check.median),
+            f"{number(min(check.values))} to {number(max(check.values))}",
             check.target,
             words[check.is_met],
         )
@@ -229,7 +229,7 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits or so."""
     if value >= 100:
         return f"{value:,.0f}"

@@ -1,0 +1,1 @@
+"""Searches through a policy server: many at once against one by one, and beside `its_hub`."""
