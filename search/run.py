@@ -187,15 +187,9 @@ class SearchRun:
             for candidate in candidates
             if candidate.text.replace(self.step_separator, "").strip()
         }
-        scored: dict[int, ScoredTrajectory] = {}
+        scored: Mapping[int, ScoredTrajectory] = {}
         if self.scorer and trajectories:
-            readable = await asyncio.to_thread(_readable, self.scorer, trajectories)
-            batch = await self.scorer.score(
-                [trajectories[index] for index in readable], aggregation=aggregation
-            )
-            scored = dict(zip(readable, batch.items, strict=True))
-            self._scored_tokens += sum(item.scored_tokens for item in batch.items)
-            self._cached_tokens += sum(item.cached_tokens for item in batch.items)
+            scored = await self._read(self.scorer, trajectories, aggregation)
         result = [
             _with_scores(c, trajectories.get(c.index), scored.get(c.index)) for c in candidates
         ]
@@ -245,6 +239,30 @@ class SearchRun:
             score_ms=1e3 * self._score_s,
             choice=self.choice,
         )
+
+    async def _read(
+        self,
+        scorer: TrajectoryScorer,
+        trajectories: Mapping[int, Trajectory],
+        aggregation: AggregationName | None,
+    ) -> Mapping[int, ScoredTrajectory]:
+        """The scores of those that the PRM can read; a text that several wrote is read once."""
+        firsts: dict[str, int] = {}
+        for index, trajectory in trajectories.items():
+            firsts.setdefault(trajectory.response, index)
+        distinct = {index: trajectories[index] for index in firsts.values()}
+        readable = await asyncio.to_thread(_readable, scorer, distinct)
+        batch = await scorer.score([distinct[i] for i in readable], aggregation=aggregation)
+        items = dict(zip(readable, batch.items, strict=True))
+        scored = {}
+        for index, trajectory in trajectories.items():
+            first = firsts[trajectory.response]
+            if first in items:
+                item = scored[index] = items[first]
+                read = item.scored_tokens if index == first else 0
+                self._scored_tokens += read
+                self._cached_tokens += item.scored_tokens + item.cached_tokens - read
+        return scored
 
     def _cut(self, parent: Candidate | None, share: int | None, at_most: int | None) -> _Cut:
         """The least of a candidate's own limit, its share of the budget and `at_most`."""

@@ -78,9 +78,13 @@ async def test_the_accounts_are_exact() -> None:
     assert result.usage.prompt_tokens == 5
     assert result.usage.generated_tokens == sum(lengths)
     assert result.usage.discarded_tokens == sum(lengths) - lengths[2]
-    assert result.usage.scored_tokens == sum(lengths)
+    # What two have written is read once.
+    distinct = list(dict.fromkeys(TEXTS))
+    assert len(distinct) < len(TEXTS)
+    assert result.usage.scored_tokens == sum(map(len, distinct))
+    assert result.usage.cached_tokens == sum(lengths) - result.usage.scored_tokens
     assert (result.rounds, result.stopped_by) == (1, "finished")
-    assert len(scorer.calls) == 1
+    assert [[t.response for t in call] for call in scorer.calls] == [distinct]
     assert [event.type for event in events] == ["expanded"] * 5 + ["finished"] * 5
 
 
