@@ -19,6 +19,7 @@ from search.answers import MathAnswers
 from search.curves import CurvePoint, Curves
 from search.evaluation.arms import Arm
 from search.evaluation.figures import Report, measure
+from search.evaluation.page import check_page, write_figures
 from search.evaluation.picture import draw_accuracy
 from search.evaluation.problems import LabelledProblem, read_problems
 from search.evaluation.runs import ArmRun, Search, run_arms
@@ -59,6 +60,7 @@ class SearchEvalOptions:
     concurrency: int
     json_file: Path | None
     picture: Path | None
+    docs: Path | None
     write_curves: bool
     command: str
 
@@ -69,6 +71,8 @@ async def search_file(options: SearchEvalOptions, settings: Settings) -> None:
         check_picture(options.picture, "--picture")
     if options.json_file and not options.json_file.absolute().parent.is_dir():
         raise InvalidInput(f"--json {options.json_file}: there is no such folder")
+    if options.docs:
+        check_page(options.docs)
     arms = read_arms(options.strategies)
     problems = read_problems(options.file, options.limit)
     registry = Registry.open(settings.models)
@@ -179,6 +183,8 @@ def _report(
         options.json_file.write_text(text, encoding="utf-8")
     if options.picture:
         draw_accuracy(report, options.picture)
+    if options.docs:
+        write_figures(options.docs, report, options.command)
     if not is_complete:
         console.print("broken off: the strategies above are complete, the others are left out")
     elif options.write_curves:

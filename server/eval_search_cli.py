@@ -36,6 +36,10 @@ def search(
     picture: Annotated[
         Path | None, typer.Option(help="Draw accuracy against tokens here: .svg, .png, .pdf.")
     ] = None,
+    docs: Annotated[
+        Path | None,
+        typer.Option(help="Page whose lines between figures: begin and end are to be written."),
+    ] = None,
     write_curves: Annotated[
         bool,
         typer.Option("--write-curves", help="Keep the curves for the strategy auto."),
@@ -61,6 +65,7 @@ def search(
         concurrency=concurrency,
         json_file=json_file,
         picture=picture,
+        docs=docs,
         write_curves=write_curves,
         command=shlex.join(["rung", *sys.argv[1:]]),
     )

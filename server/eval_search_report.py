@@ -5,11 +5,21 @@ from rich.table import Table
 
 from prm.evaluation.reliability import Interval
 from search.evaluation.figures import BASELINES, Difference, Point, Report
+from search.evaluation.page import signed
 
 
 def print_report(console: Console, report: Report) -> None:
     """A line per strategy and width, and what each gains at equal tokens."""
-    headings = ("strategy", "% right", "tokens", "PRM tokens", "seconds", "over majority")
+    headings = (
+        "strategy",
+        "% right",
+        "oracle",
+        "right ones",
+        "tokens",
+        "PRM tokens",
+        "seconds",
+        "over majority",
+    )
     table = Table(*headings, title=f"{report.problems} problems", title_justify="left")
     for point in report.points:
         table.add_row(*row_of(point))
@@ -21,6 +31,7 @@ def print_report(console: Console, report: Report) -> None:
     if report.differences:
         console.print(gains)
     console.print(
+        "oracle: one of the candidates is right; right ones: of all candidates, in percent; "
         "tokens: generated, per problem; PRM tokens: read by it, cached or not. 95 % intervals by "
         "a bootstrap over problems. Votes and best of n of one width share their candidates, and "
         "with them the seconds."
@@ -30,10 +41,12 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def row_of(point: Point) -> tuple[str, ...]:
-    """Label, accuracy, tokens, tokens that the PRM read, seconds, gain over majority voting."""
+    """A cell for each heading of the table."""
     return (
         point.label,
         percent(point.accuracy),
+        f"{100 * point.oracle.value:.1f}",
+        f"{100 * point.right_share.value:.1f}",
         f"{point.mean_tokens.value:.0f}",
         f"{point.mean_read_tokens:.0f}",
         f"{point.wall_s:.0f}",
@@ -44,11 +57,6 @@ def row_of(point: Point) -> tuple[str, ...]:
 def percent(figure: Interval) -> str:
     """A share with its interval, in percent."""
     return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
-
-
-def signed(figure: Interval) -> str:
-    """A difference with its interval, in points."""
-    return f"{100 * figure.value:+.1f} [{100 * figure.low:+.1f}, {100 * figure.high:+.1f}]"
 
 
 def _cell(difference: Difference | None) -> str:

@@ -23,6 +23,8 @@ BASELINES = ("best of n", "weighted", "majority")
 class Point(BaseModel):
     """One arm, measured.
 
+    `oracle` is the share of problems with a right answer among the candidates that it ended with:
+    what a perfect choice would reach; `right_share` the mean share of right ones among them.
     `mean_read_tokens` are those that the PRM was shown, whether its cache had them or not: how many
     it computed depends on what ran before. `undecided` counts answers that could not be compared:
     taken as wrong.
@@ -35,6 +37,8 @@ class Point(BaseModel):
     strategy: dict[str, JsonValue]
     uses_prm: bool
     accuracy: Interval
+    oracle: Interval
+    right_share: Interval
     mean_tokens: Interval
     mean_read_tokens: float
     wall_s: float
@@ -66,12 +70,17 @@ class _Column:
     """An arm's accuracy and tokens, on the data as they are (row 0) and on every resample."""
 
     def __init__(self, run: ArmRun, weights: Floats) -> None:
-        right = np.array([outcome.is_correct for outcome in run.outcomes], float)
-        tokens = np.array([outcome.generated_tokens for outcome in run.outcomes], float)
         self.run = run
-        self.accuracy = weights @ right / len(right)
+        self._weights = weights
+        self.accuracy = self.mean([outcome.is_correct for outcome in run.outcomes])
         # A strategy that was given nothing to write still has a place on a logarithmic axis.
-        self.tokens = np.maximum(weights @ tokens / len(tokens), 1.0)
+        tokens = self.mean([outcome.generated_tokens for outcome in run.outcomes])
+        self.tokens = np.maximum(tokens, 1.0)
+
+    def mean(self, values: Sequence[float]) -> Floats:
+        """Of one number per problem, on the data as they are and on every resample."""
+        found: Floats = self._weights @ np.array(values, float) / len(values)
+        return found
 
 
 def measure(runs: Sequence[ArmRun], *, has_prm: bool) -> Report:
@@ -118,6 +127,8 @@ def _point(column: _Column, votes: Sequence[_Column], *, has_prm: bool) -> Point
         strategy=dict(run.arm.settings),
         uses_prm=run.arm.uses_prm(has_prm=has_prm),
         accuracy=_interval(column.accuracy),
+        oracle=_interval(column.mean([o.right_share > 0 for o in outcomes])),
+        right_share=_interval(column.mean([o.right_share for o in outcomes])),
         mean_tokens=_interval(column.tokens),
         mean_read_tokens=sum(o.read_tokens for o in outcomes) / len(outcomes),
         wall_s=run.wall_s,

@@ -5,11 +5,12 @@ by_work → search each problem → rank under every arm that shares the work �
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prm.errors import InvalidInput
 from search.answers import Equivalence
+from search.answers import Outcome as Verdict
 from search.evaluation.arms import Arm, by_work
 from search.evaluation.problems import LabelledProblem
 from search.run import Strategy, derive_seed
@@ -23,11 +24,14 @@ Search = Callable[[LabelledProblem, Strategy, int], Awaitable[SearchResult]]
 class Outcome:
     """One arm on one problem. An undecided comparison counts as wrong and is told apart.
 
-    `read_tokens` are those that the PRM was shown, cached ones among them; 0 where it has no say.
+    `right_share` of the candidates that it was chosen from have a right answer: where that is above
+    0, a better choice would have been right. `read_tokens` are those that the PRM was shown, cached
+    ones among them; 0 where it has no say.
     """
 
     is_correct: bool
     is_undecided: bool
+    right_share: float
     generated_tokens: int
     read_tokens: int
 
@@ -73,9 +77,10 @@ async def run_arms(
                 result = await search(problem, alike[0].strategy, derive_seed(seed, index, 0))
             except InvalidInput as error:
                 raise InvalidInput(f"{problem.where}: {error}", param=error.param) from error
+            verdicts = await _verdicts(result.candidates, problem, equivalence)
             others = (arm.strategy.rank(result.candidates) for arm in alike[1:])
             outcomes = [
-                await _graded(arm, ranking, result.usage, problem, equivalence)
+                _graded(arm, ranking, verdicts, result.usage)
                 for arm, ranking in zip(alike, [result.ranking, *others], strict=True)
             ]
             done += 1
@@ -88,19 +93,23 @@ async def run_arms(
             on_run(ArmRun(arm=arm, outcomes=[row[place] for row in rows], wall_s=wall_s))
 
 
-async def _graded(
-    arm: Arm,
-    ranking: Sequence[Candidate],
-    usage: SearchUsage,
-    problem: LabelledProblem,
-    equivalence: Equivalence,
+async def _verdicts(
+    candidates: Iterable[Candidate], problem: LabelledProblem, equivalence: Equivalence
+) -> dict[str, Verdict]:
+    """Of each different answer, whether it is right."""
+    answers = {candidate.answer for candidate in candidates if candidate.answer is not None}
+    return {answer: await equivalence.is_equal(problem.answer, answer) for answer in answers}
+
+
+def _graded(
+    arm: Arm, ranking: Sequence[Candidate], verdicts: Mapping[str, Verdict], usage: SearchUsage
 ) -> Outcome:
-    answer = ranking[0].answer if ranking else None
+    found = [verdicts.get(candidate.answer or "", "different") for candidate in ranking]
     read = usage.scored_tokens + usage.cached_tokens
-    found = "different" if answer is None else await equivalence.is_equal(problem.answer, answer)
     return Outcome(
-        is_correct=found == "equal",
-        is_undecided=found == "undecided",
+        is_correct=found[:1] == ["equal"],
+        is_undecided=found[:1] == ["undecided"],
+        right_share=found.count("equal") / max(1, len(found)),
         generated_tokens=usage.generated_tokens,
         read_tokens=read if arm.uses_prm(has_prm=True) else 0,
     )

@@ -20,6 +20,7 @@ def arm_run(arm: Arm, tokens: int, is_correct: Callable[[int], bool]) -> ArmRun:
         Outcome(
             is_correct=is_correct(number),
             is_undecided=number == 0,
+            right_share=0.5 * is_correct(number),
             generated_tokens=tokens + (-1) ** number,
             read_tokens=2 * tokens,
         )
@@ -45,6 +46,7 @@ def test_accuracy_has_the_interval_of_a_share_of_independent_problems() -> None:
     assert point.accuracy.value == 0.5
     assert point.accuracy.low == pytest.approx(0.451, abs=0.006)
     assert point.accuracy.high == pytest.approx(0.549, abs=0.006)
+    assert (point.oracle.value, point.right_share.value) == (0.5, 0.25)
     assert (point.mean_tokens.value, point.mean_read_tokens, point.undecided) == (100, 200, 1)
 
 

@@ -75,6 +75,8 @@ async def test_selections_are_graded_on_the_candidates_of_one_search() -> None:
         "pass@1": [True, False],
         "majority": [True, False],
     }
+    shares = [o.right_share for o in found[0].outcomes]
+    assert shares == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
     # One that needs the PRM leads, or there would be no scores to rank the others by.
     assert asked == [BEST.strategy] * 2
     assert {each.wall_s for each in found} == {found[0].wall_s}
