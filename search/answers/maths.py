@@ -5,6 +5,7 @@ no C code; without them a pathological expression hangs for ever. So it runs els
 takes too long, too much memory or breaks is *undecided*: neither right nor wrong.
 """
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from search.answers.pool import WorkerLost, WorkerPool
 # Longer texts are compared as written only.
 MAX_COMPARED_CHARS = 4096
 _MAX_REMEMBERED = 4096
+# In the spelling of `normalise`, which has no leading zeros.
+_INTEGER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +137,13 @@ class MathAnswers:
         """The place of the first equal one; and whether every earlier one was decided."""
         is_decided, start = True, 0
         while start < len(others):
-            places = [
+            open_ = [
                 place
                 for place in range(start, len(others))
-                if self._may_compare(answer, others[place])
+                if not _are_two_integers(answer, others[place])
             ]
-            is_decided &= len(places) == len(others) - start
+            places = [place for place in open_ if self._may_compare(answer, others[place])]
+            is_decided &= len(places) == len(open_)
             left_s = ends - time.monotonic()
             if not places or left_s <= 0:
                 return None, is_decided and not places
@@ -187,6 +191,14 @@ class MathAnswers:
         else:
             self._known.add(answer=others[at] if at >= 0 else answer)
         return None, at
+
+
+def _are_two_integers(answer: str, other: str) -> bool:
+    """Whether these are integers, and so two numbers, as they are written in two ways.
+
+    Most answers are; a search with twenty of them would ask a worker for each.
+    """
+    return bool(answer != other and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(other))
 
 
 def _remember(known: OrderedDict[Any, None], item: Any) -> None:
