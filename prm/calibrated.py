@@ -36,6 +36,11 @@ class CalibratedScorer:
         self._calibration = calibration
 
     @property
+    def has_fitted(self) -> bool:
+        """Whether "fitted" is there to be asked for: a response's probability of being right."""
+        return self._calibration is not None and self._calibration.response is not None
+
+    @property
     def step_separator(self) -> str:
         """See `StepScorer.step_separator`."""
         return self._scorer.step_separator
@@ -48,7 +53,7 @@ class CalibratedScorer:
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch:
         """See `StepScorer.score`. Raises InvalidInput for "fitted" where nothing is."""
-        if aggregation == "fitted" and not (self._calibration and self._calibration.response):
+        if aggregation == "fitted" and not self.has_fitted:
             raise InvalidInput(
                 "aggregation: no aggregation is fitted for this model and policy; choose another, "
                 "or fit one with `rung eval calibrate` on responses labelled `correct`",

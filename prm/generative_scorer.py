@@ -40,7 +40,7 @@ class GenerativeScorer(StepScorer):
 
     def check(self, trajectory: Trajectory) -> None:
         """See `StepScorer.check`. What passes has room for a verdict on every step."""
-        self._verifier.encode(trajectory)
+        self._encode(trajectory)
 
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
@@ -65,6 +65,9 @@ class GenerativeScorer(StepScorer):
             queue_ms=0.0,
             inference_ms=1e3 * (time.perf_counter() - encoded),
         )
+
+    def _encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        return self._verifier.encode(trajectory)
 
     async def _item(
         self,

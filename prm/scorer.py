@@ -5,6 +5,7 @@
 The one path that the HTTP route, the searches and the command line share.
 """
 
+import sys
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -28,7 +29,7 @@ from prm.families.base import (
 )
 from prm.manifest import ModelVersion, PrmManifest
 from prm.tasks import off_loop_if_long
-from prm.types import ScoredTrajectory, Trajectory
+from prm.types import Message, ScoredTrajectory, Step, Trajectory
 
 
 class BackendReply(Protocol):
@@ -94,6 +95,20 @@ class StepScorer(ABC):
         return self.manifest.step_separator
 
     @property
+    def context_limit(self) -> int:
+        """The most tokens of an item: what the model can read and was trained to read."""
+        return min(self.version.context_limit, self.recipe.context_limit or sys.maxsize)
+
+    def prompt_tokens(self, messages: tuple[Message, ...]) -> int:
+        """Tokens of an item of this chat, apart from its response.
+
+        Raises InvalidInput when they leave no room for any response.
+        """
+        step = Step(index=0, text="1", char_start=0, char_end=1)
+        shortest = Trajectory(messages=messages, response=step.text, steps=(step,))
+        return len(self._encode(shortest).ids) - 1
+
+    @property
     def has_cumulative(self) -> bool:
         """Whether its step scores come with their running sum."""
         return FAMILIES[self.manifest.family].has_cumulative
@@ -108,6 +123,10 @@ class StepScorer(ABC):
             "always read as its authors do; leave it out",
             param="reference_compat",
         )
+
+    @abstractmethod
+    def _encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        """Its tokens. Raises InvalidInput when the model cannot read it."""
 
     def _check_aggregation(self, aggregation: AggregationName | None) -> None:
         if aggregation == "fitted":
@@ -167,7 +186,7 @@ class Scorer(StepScorer):
 
     def check(self, trajectory: Trajectory) -> None:
         """See `StepScorer.check`."""
-        self._family.encode(trajectory)
+        self._encode(trajectory)
 
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
@@ -191,6 +210,9 @@ class Scorer(StepScorer):
             queue_ms=reply.queue_ms,
             inference_ms=reply.inference_ms,
         )
+
+    def _encode(self, trajectory: Trajectory) -> EncodedTrajectory:
+        return self._family.encode(trajectory)
 
     async def _read(self, encoded: Sequence[EncodedTrajectory]) -> BackendReply:
         """All reads of all items. Raises ModelFault naming the item, Unavailable."""

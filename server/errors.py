@@ -19,6 +19,7 @@ from prm.errors import (
     Unavailable,
     UnknownModel,
 )
+from server.field_names import request_model, valid_names
 from server.schemas.common import ErrorBody, ErrorDetail
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(status, str(error), param=error.param, code=code)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _validation_response(error.errors())
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _validation_response(error.errors(), request_model(request))
 
     @app.exception_handler(Overloaded)
     async def _overloaded(_: Request, error: Overloaded) -> JSONResponse:
@@ -137,7 +138,7 @@ def error_body(
     )
 
 
-def _validation_response(errors: Sequence[Any]) -> JSONResponse:
+def _validation_response(errors: Sequence[Any], model: Any) -> JSONResponse:
     """The first thing wrong with a body; the caller's values are not repeated."""
     first = errors[0]
     if first["type"] == "json_invalid":
@@ -153,8 +154,8 @@ def _validation_response(errors: Sequence[Any]) -> JSONResponse:
             code="invalid_body",
         )
     message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "no such field; check its spelling or leave it out"
+    if valid := valid_names(first, model):
+        message = valid
     if isinstance(given := first.get("input"), int | float):
         # Forty digits identify a number; JSON allows thousands.
         message += f", not {str(given)[:40]}"

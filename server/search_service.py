@@ -11,11 +11,14 @@ from prm.errors import InvalidInput
 from prm.scorer import StepScorer
 from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
+from search.strategies.adaptive import Adaptive
 from search.types import Sampling, SearchEvent, SearchProblem
 from server.calibrations import calibration_of_policy, current_calibrations
+from server.choosing import with_chosen
 from server.policies import Policies
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
 from server.scorers import Scorers
+from server.search_limits import check_candidates, check_context
 from server.search_response import PreparedSearch, search_response
 from server.telemetry import Telemetry
 
@@ -23,15 +26,22 @@ from server.telemetry import Telemetry
 class SearchService:
     """`prepare` refuses what can be refused before anything is written; then `run` or `events`."""
 
-    def __init__(self, scorers: Scorers, policies: Policies, telemetry: Telemetry) -> None:
+    def __init__(
+        self, scorers: Scorers, policies: Policies, telemetry: Telemetry, *, max_candidates: int
+    ) -> None:
         self._scorers = scorers
         self._policies = policies
         self._telemetry = telemetry
+        self._max_candidates = max_candidates
 
     async def prepare(self, request: SearchRequest) -> PreparedSearch:
         """Check a search and gather its parts. Raises CallerError, Unavailable."""
         started = time.perf_counter()
         scorer = self._scorers.get(request.prm, param="prm") if request.prm is not None else None
+        request, choice = await with_chosen(
+            request, scorer.version if scorer else None, max_candidates=self._max_candidates
+        )
+        check_candidates(request.strategy, self._max_candidates)
         if scorer is None and request.strategy.needs_prm:
             raise InvalidInput(
                 f"strategy {request.strategy.type} needs a prm here; name one, or choose "
@@ -39,16 +49,22 @@ class SearchService:
                 param="prm",
             )
         generator = await self._policies.get(request.policy)
+        if scorer is not None:
+            await check_context(request, scorer, generator)
         budget = _budget(request)
+        calibrated = await self._calibrated(scorer, request) if scorer else None
+        if calibrated is not None and calibrated.has_fitted:
+            request = _by_probability(request)
         policy = self._scorers.registry.get(request.policy)
         run = SearchRun(
             SearchProblem(messages=request.to_messages()),
             generator,
-            await self._calibrated(scorer, request) if scorer else None,
+            calibrated,
             sampling=_sampling(request),
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
         )
+        run.choice = choice
         return PreparedSearch(
             request=request,
             run=run,
@@ -100,13 +116,23 @@ def _budget(request: SearchRequest) -> Budget:
     )
     if request.reasoning_effort is not None and budget.tokens is None:
         budget = replace(budget, tokens=EFFORTS[request.reasoning_effort].tokens)
-    if budget.tokens is not None and budget.tokens < request.strategy.n:
+    if budget.tokens is not None and budget.tokens < request.strategy.most_candidates:
         raise InvalidInput(
             f"budget.tokens {budget.tokens} does not pay one token for each of "
-            f"{request.strategy.n} candidates; raise it or lower strategy.n",
+            f"{request.strategy.most_candidates} candidates; raise it or lower strategy.n",
             param="budget.tokens",
         )
     return budget
+
+
+def _by_probability(request: SearchRequest) -> SearchRequest:
+    """`adaptive` weighs by the probability of being right, where that is known and not refused."""
+    strategy = request.strategy
+    if not isinstance(strategy, Adaptive) or strategy.aggregation is not None:
+        return request
+    return request.model_copy(
+        update={"strategy": strategy.model_copy(update={"aggregation": "fitted"})}
+    )
 
 
 def _sampling(request: SearchRequest) -> Sampling:

@@ -37,7 +37,9 @@ class Services:
             self.telemetry.watch_policy_server(self.policies.breaker)
         scorers = Scorers(registry, self._scoring.scorers(self.engine))
         self.scores = ScoreService(scorers, self.telemetry, max_items=settings.max_items)
-        self.searches = SearchService(scorers, self.policies, self.telemetry)
+        self.searches = SearchService(
+            scorers, self.policies, self.telemetry, max_candidates=settings.max_candidates
+        )
 
     def start(self, on_refusal: Callable[[ModelFolderError], None] | None = None) -> None:
         """Begin to start the engine; returns at once. `on_refusal`: see `create_app`."""

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=8 << 20, ge=1, description="Largest request body.")
     max_items: int = Field(default=512, ge=1, description="Most items in one scoring request.")
+    max_candidates: int = Field(
+        default=512, ge=1, description="Most candidates of a search at a time: n, or n times width."
+    )
     max_in_flight: int = Field(default=64, ge=1, description="Requests served at once; more: 429.")
     request_timeout_s: float = Field(default=300.0, gt=0, description="Longest time for a request.")
     log_format: Literal["console", "json"] = "console"

@@ -80,10 +80,11 @@ def _words() -> dict[str, _Word]:
         fields = frozenset(settings.model_fields)
         type_ = settings.model_fields["type"].default
         words[type_.replace("_", "-").removesuffix("-n")] = _Word(type=type_, fields=fields)
-        if selection := settings.model_fields.get("selection"):
-            for name in get_args(selection.annotation):
-                if name != selection.default:
-                    selections[name] = _Word(type=type_, fields=fields, settled={"selection": name})
+        selection = settings.model_fields.get("selection")
+        # Where it is left open by default, the strategy's own name says all.
+        if selection is not None and isinstance(selection.default, str):
+            for name in sorted({*get_args(selection.annotation)} - {selection.default}):
+                selections[name] = _Word(type=type_, fields=fields, settled={"selection": name})
     return selections | words
 
 

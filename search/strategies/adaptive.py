@@ -43,6 +43,11 @@ class Adaptive(StrategySettings):
         """Votes do without."""
         return self.selection == "weighted"
 
+    @property
+    def uses_prm(self) -> bool:
+        """See `StrategySettings.uses_prm`."""
+        return self.selection != "majority"
+
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """A wave, its scores, and whether that is enough; `run.candidates` is all that there is."""
         while len(run.candidates) < self.n and run.stopped_by == "finished":

@@ -22,6 +22,11 @@ class StrategySettings(BaseModel):
         return True
 
     @property
+    def uses_prm(self) -> bool:
+        """Whether it makes use of step scores where there are any."""
+        return self.needs_prm
+
+    @property
     def most_candidates(self) -> int:
         """The most candidates that it has under consideration at a time: what a server limits."""
         return int(getattr(self, "n", 1))
