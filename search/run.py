@@ -216,9 +216,20 @@ class SearchRun:
         self.tree[candidate.index] = ended
         return ended
 
+    def usage(self, winner: Candidate | None = None) -> SearchUsage:
+        """What was spent until now; all of it is discarded but the winner's tokens."""
+        generated = self.meter.generated_tokens
+        return SearchUsage(
+            policy_calls=self.meter.calls,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=generated,
+            discarded_tokens=generated - (winner.tokens if winner else 0),
+            scored_tokens=self._scored_tokens,
+            cached_tokens=self._cached_tokens,
+        )
+
     def result(self, ranking: Sequence[Candidate]) -> SearchResult:
         """What was found and what it cost."""
-        generated = self.meter.generated_tokens
         winner = ranking[0] if ranking else None
         return SearchResult(
             winner=winner,
@@ -227,14 +238,7 @@ class SearchRun:
             votes=count_votes(self.candidates),
             rounds=self.rounds,
             stopped_by=self.stopped_by,
-            usage=SearchUsage(
-                policy_calls=self.meter.calls,
-                prompt_tokens=self._prompt_tokens,
-                generated_tokens=generated,
-                discarded_tokens=generated - (winner.tokens if winner else 0),
-                scored_tokens=self._scored_tokens,
-                cached_tokens=self._cached_tokens,
-            ),
+            usage=self.usage(winner),
             generate_ms=1e3 * self._generate_s,
             score_ms=1e3 * self._score_s,
             choice=self.choice,

@@ -5,14 +5,16 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
+from typing import Literal
 
 from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
 from prm.scorer import StepScorer
+from search.answers import Equivalence
 from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
 from search.strategies.adaptive import Adaptive
-from search.types import Sampling, SearchEvent, SearchProblem
+from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, StoppedBy
 from server.calibrations import calibration_of_policy, current_calibrations
 from server.choosing import with_chosen
 from server.policies import Policies
@@ -27,10 +29,17 @@ class SearchService:
     """`prepare` refuses what can be refused before anything is written; then `run` or `events`."""
 
     def __init__(
-        self, scorers: Scorers, policies: Policies, telemetry: Telemetry, *, max_candidates: int
+        self,
+        scorers: Scorers,
+        policies: Policies,
+        answers: Equivalence,
+        telemetry: Telemetry,
+        *,
+        max_candidates: int,
     ) -> None:
         self._scorers = scorers
         self._policies = policies
+        self._answers = answers
         self._telemetry = telemetry
         self._max_candidates = max_candidates
 
@@ -63,6 +72,7 @@ class SearchService:
             sampling=_sampling(request),
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
+            equivalence=self._answers,
         )
         run.choice = choice
         return PreparedSearch(
@@ -83,19 +93,29 @@ class SearchService:
 
     async def events(self, prepared: PreparedSearch) -> AsyncGenerator[EventOut | SearchResponse]:
         """Every event of a search, then the response. Closing the iterator stops the search."""
-        async with aclosing(run_search(prepared.request.strategy, prepared.run)) as events:
-            async for event in events:
-                if isinstance(event, SearchEvent):
-                    yield EventOut(**asdict(event))
-                else:
-                    self._telemetry.searched(
-                        prepared.request.strategy.type,
-                        prepared.generator,
-                        prepared.prm,
-                        event,
-                        time.perf_counter() - prepared.started_s,
-                    )
-                    yield search_response(prepared, event)
+        run = prepared.run
+        usage: SearchUsage | None = None
+        ended_by: StoppedBy | Literal["cancelled", "failed"] = "cancelled"
+        try:
+            async with aclosing(run_search(prepared.request.strategy, run)) as events:
+                async for event in events:
+                    if isinstance(event, SearchEvent):
+                        yield EventOut(**asdict(event))
+                    else:
+                        usage, ended_by = event.usage, event.stopped_by
+                        yield search_response(prepared, event)
+        except Exception:
+            ended_by = "failed"
+            raise
+        finally:
+            self._telemetry.searched(
+                prepared.request.strategy.type,
+                prepared.generator,
+                prepared.prm,
+                usage or run.usage(),
+                ended_by,
+                time.perf_counter() - prepared.started_s,
+            )
 
     async def _calibrated(self, scorer: StepScorer, request: SearchRequest) -> CalibratedScorer:
         known = await current_calibrations(self._scorers.registry, scorer.version)

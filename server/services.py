@@ -12,6 +12,7 @@ from prm.engine.client import EngineClient
 from prm.errors import ModelFolderError
 from prm.manifest import PolicyManifest
 from prm.registry import Registry
+from search.answers import MathAnswers
 from search.generators.local import LocalGenerator
 from search.generators.openai_server import OpenAIServer
 from server.policies import Policies
@@ -37,8 +38,13 @@ class Services:
             self.telemetry.watch_policy_server(self.policies.breaker)
         scorers = Scorers(registry, self._scoring.scorers(self.engine))
         self.scores = ScoreService(scorers, self.telemetry, max_items=settings.max_items)
+        self._answers = MathAnswers(workers=settings.answer_processes)
         self.searches = SearchService(
-            scorers, self.policies, self.telemetry, max_candidates=settings.max_candidates
+            scorers,
+            self.policies,
+            self._answers,
+            self.telemetry,
+            max_candidates=settings.max_candidates,
         )
 
     def start(self, on_refusal: Callable[[ModelFolderError], None] | None = None) -> None:
@@ -50,6 +56,7 @@ class Services:
         await self.engine.close()
         await self.policies.aclose()
         await self._scoring.aclose()
+        await self._answers.aclose()
 
 
 @asynccontextmanager

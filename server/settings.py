@@ -72,6 +72,10 @@ class Settings(BaseSettings):
         default=1024, ge=1, description="Memory for keys and values of scored prefixes, in MiB."
     )
 
+    answer_processes: int = Field(
+        default=2, ge=1, description="Processes that compare final answers as mathematics."
+    )
+
     engine_silence_s: float = Field(
         default=30.0, ge=5, description="An engine that gave no sign of life for so long is killed."
     )

@@ -5,6 +5,7 @@ here is what only Rung knows: models, versions, tokens, queues, the engine.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,7 +16,7 @@ from prm.manifest import ModelVersion
 from prm.scorer import ScoredBatch
 from search.generator import Generator
 from search.generators.breaker import Breaker, BreakerState
-from search.types import SearchResult
+from search.types import SearchUsage, StoppedBy
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -104,13 +105,13 @@ class Telemetry:
         strategy: str,
         policy: Generator,
         prm: ModelVersion | None,
-        result: SearchResult,
+        usage: SearchUsage,
+        stopped_by: StoppedBy | Literal["cancelled", "failed"],
         took_s: float,
     ) -> None:
-        """Book one finished search."""
+        """Book one search, finished or not: what it spent is spent."""
         self._requests.labels("search", policy.name, policy.version).observe(took_s)
-        self._searches.labels(strategy, result.stopped_by).inc()
-        usage = result.usage
+        self._searches.labels(strategy, stopped_by).inc()
         for kind, count in (
             ("prompt", usage.prompt_tokens),
             ("generated", usage.generated_tokens),
@@ -120,6 +121,7 @@ class Telemetry:
         if prm is not None:
             labels = (prm.manifest.name, prm.manifest.version)
             self._tokens.labels(*labels, "scored").inc(usage.scored_tokens)
+            self._tokens.labels(*labels, "cached").inc(usage.cached_tokens)
 
 
 class _PolicyServerCollector(Collector):
