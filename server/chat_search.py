@@ -34,12 +34,9 @@ def search_of(body: ChatRequest, header: str | None, registry: Registry) -> Sear
     plain = BestOfN(n=body.n or 1, selection="first")
     strategy = asked.strategy or by_header or by_prefix or plain
     _check_number(body.n, strategy)
-    prm = asked.prm
-    if prm is None and strategy.needs_prm:
-        prm = _only_prm(registry, strategy)
     return SearchRequest(
         policy=policy,
-        prm=prm,
+        prm=asked.prm if asked.prm is not None else _default_prm(registry, strategy),
         messages=list(body.messages),
         strategy=strategy,
         sampling=body.sampling(),
@@ -55,13 +52,13 @@ def named_as_sent() -> Iterator[None]:
     """Errors of a search inside name the fields of the chat completion."""
     try:
         yield
-    except UnknownModel as error:
-        message = str(error)
-        if error.param == "policy":
-            message += f"; a strategy may stand before it, as STRATEGY/NAME: {forms()}"
-        raise UnknownModel(message, param=_chat_name(error.param)) from error
     except CallerError as error:
-        raise type(error)(str(error), param=_chat_name(error.param)) from error
+        message, param = str(error), _chat_name(error.param)
+        if error.param is not None and message.startswith(f"{error.param}:"):
+            message = f"{param}{message.removeprefix(error.param)}"
+        if isinstance(error, UnknownModel) and error.param == "policy":
+            message += f"; a strategy may stand before it, as STRATEGY/NAME: {forms()}"
+        raise type(error)(message, param=param) from error
 
 
 def _policy_and_prefix(model: str, registry: Registry) -> tuple[str, Strategy | None]:
@@ -100,11 +97,16 @@ def _check_number(n: int | None, strategy: Strategy) -> None:
         )
 
 
-def _only_prm(registry: Registry, strategy: Strategy) -> str:
-    """The PRM of a server that has just one. Raises InvalidInput where the caller must choose."""
+def _default_prm(registry: Registry, strategy: Strategy) -> str | None:
+    """The PRM of a server that has just one, for a strategy that makes use of it.
+
+    Raises InvalidInput where the caller must choose.
+    """
     names = [v.manifest.name for v in registry.live() if isinstance(v.manifest, PrmManifest)]
-    if len(names) == 1:
+    if strategy.uses_prm and len(names) == 1:
         return names[0]
+    if not strategy.needs_prm:
+        return None
     known = f"name one in search.prm: {', '.join(sorted(names))}" if names else "none is served"
     raise InvalidInput(
         f"search.prm: strategy {strategy.type} needs a PRM here, and {known}", param="search.prm"

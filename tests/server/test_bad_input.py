@@ -180,7 +180,7 @@ def test_unknown_routes_and_methods_have_the_same_shape(http: httpx2.Client) -> 
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.recursive(
@@ -191,6 +191,9 @@ def test_unknown_routes_and_methods_have_the_same_shape(http: httpx2.Client) -> 
                 st.sampled_from(
                     ["model", "items", "problem", "steps", "policy", "strategy", "type"]
                 )
+                | st.sampled_from(
+                    ["messages", "role", "content", "search", "query", "documents", "text"]
+                )
                 | st.text(max_size=5),
                 inner,
                 max_size=5,
@@ -198,7 +201,7 @@ def test_unknown_routes_and_methods_have_the_same_shape(http: httpx2.Client) -> 
         ),
         max_leaves=12,
     ),
-    st.sampled_from(["/v1/prm/score", "/v1/search"]),
+    st.sampled_from(["/v1/prm/score", "/v1/search", "/v1/chat/completions", "/rerank"]),
 )
 def test_no_json_brings_the_server_to_a_500(http: httpx2.Client, body: Any, path: str) -> None:
     response = http.post(path, content=json.dumps(body), headers=JSON)
