@@ -17,7 +17,7 @@ from prm.registry import Registry
 from search import records
 from search.answers import MathAnswers
 from search.curves import CurvePoint, Curves
-from search.evaluation.arms import Arm
+from search.evaluation.arms import Arm, with_votes
 from search.evaluation.figures import Report, measure
 from search.evaluation.page import check_page, write_figures
 from search.evaluation.picture import draw_accuracy
@@ -60,6 +60,7 @@ class SearchEvalOptions:
     concurrency: int
     json_file: Path | None
     picture: Path | None
+    votes: bool
     docs: Path | None
     write_curves: bool
     command: str
@@ -74,6 +75,8 @@ async def search_file(options: SearchEvalOptions, settings: Settings) -> None:
     if options.docs:
         check_page(options.docs)
     arms = read_arms(options.strategies)
+    if options.votes:
+        arms = with_votes(arms)
     problems = read_problems(options.file, options.limit)
     registry = Registry.open(settings.models)
     version = prm_of(registry, options.prm) if options.prm else None
@@ -194,7 +197,7 @@ def _report(
 
 
 def curves_of(report: Report, version: ModelVersion, options: SearchEvalOptions) -> Curves:
-    """What `auto` goes by. Itself is left out: it cannot choose itself."""
+    """What `auto` goes by, without itself, and without what no request can ask for."""
     points = [
         CurvePoint(
             strategy=point.strategy,
@@ -204,7 +207,7 @@ def curves_of(report: Report, version: ModelVersion, options: SearchEvalOptions)
             gain=point.gain,
         )
         for point in report.points
-        if point.strategy["type"] != "auto"
+        if point.strategy["type"] != "auto" and not point.by_vote
     ]
     return Curves(
         prm=version.ref,

@@ -36,6 +36,12 @@ def search(
     picture: Annotated[
         Path | None, typer.Option(help="Draw accuracy against tokens here: .svg, .png, .pdf.")
     ] = None,
+    votes: Annotated[
+        bool,
+        typer.Option(
+            "--votes", help="Also choose by a weighted vote among what each search ended with."
+        ),
+    ] = False,
     docs: Annotated[
         Path | None,
         typer.Option(help="Page whose lines between figures: begin and end are to be written."),
@@ -65,6 +71,7 @@ def search(
         concurrency=concurrency,
         json_file=json_file,
         picture=picture,
+        votes=votes,
         docs=docs,
         write_curves=write_curves,
         command=shlex.join(["rung", *sys.argv[1:]]),

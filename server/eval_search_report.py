@@ -31,7 +31,7 @@ def print_report(console: Console, report: Report) -> None:
     if report.differences:
         console.print(gains)
     console.print(
-        "oracle: one of the candidates is right; right ones: of all candidates, in percent; "
+        "oracle: one of the candidates is right; right ones: of all answers, in percent; "
         "tokens: generated, per problem; PRM tokens: read by it, cached or not. 95 % intervals by "
         "a bootstrap over problems. Votes and best of n of one width share their candidates, and "
         "with them the seconds."

@@ -1,12 +1,14 @@
 """Arms: the strategies of an evaluation, each at one width, and which of them share their work."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pydantic import JsonValue
 
 from search.run import Strategy
+from search.strategies.selecting import rank_by
+from search.types import Candidate
 
 
 class ArmSettings(Strategy, Protocol):
@@ -19,9 +21,20 @@ class ArmSettings(Strategy, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One strategy at one width."""
+    """One strategy at one width. `by_vote`: not its own winner, but a weighted vote's.
+
+    The vote is among the candidates that the search ended with, each with the weight of its score,
+    as search-and-learn chooses among the beams of a search (Beeching et al., 2024).
+    """
 
     strategy: ArmSettings
+    by_vote: bool = False
+
+    def rank(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """All of these, the winner first."""
+        if self.by_vote:
+            return rank_by("weighted", candidates)
+        return self.strategy.rank(candidates)
 
     @property
     def settings(self) -> Mapping[str, JsonValue]:
@@ -46,7 +59,7 @@ class Arm:
         selection = self.settings.get("selection")
         if self.type == "best_of_n" and selection != "prm":
             return {"first": "pass@1"}.get(str(selection), str(selection))
-        return self.type.replace("_", " ")
+        return self.type.replace("_", " ") + (" by vote" if self.by_vote else "")
 
     @property
     def label(self) -> str:
@@ -64,11 +77,21 @@ class Arm:
         return self.strategy.needs_prm or (has_prm and not is_vote)
 
 
+def with_votes(arms: Iterable[Arm]) -> list[Arm]:
+    """The arms, and after each that searches in rounds the same one by vote."""
+    found = []
+    for arm in arms:
+        found.append(arm)
+        if arm.strategy.needs_prm and arm.type != "best_of_n" and not arm.by_vote:
+            found.append(replace(arm, by_vote=True))
+    return found
+
+
 def by_work(arms: Iterable[Arm]) -> list[list[Arm]]:
     """The arms in lists of those that write and score the very same candidates.
 
     Selections of best_of_n differ only in which candidate they take: one search serves them all,
-    led by one that needs the PRM where there is one.
+    led by one that needs the PRM where there is one. So does a strategy, and a vote in its place.
     """
     shared: dict[str, list[Arm]] = {}
     for arm in arms:
@@ -78,4 +101,7 @@ def by_work(arms: Iterable[Arm]) -> list[list[Arm]]:
         alike = shared.setdefault(str(sorted(settings.items())), [])
         if arm not in alike:
             alike.append(arm)
-    return [sorted(alike, key=lambda arm: not arm.strategy.needs_prm) for alike in shared.values()]
+    return [
+        sorted(alike, key=lambda arm: (arm.by_vote, not arm.strategy.needs_prm))
+        for alike in shared.values()
+    ]

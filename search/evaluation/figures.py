@@ -24,10 +24,10 @@ class Point(BaseModel):
     """One arm, measured.
 
     `oracle` is the share of problems with a right answer among the candidates that it ended with:
-    what a perfect choice would reach; `right_share` the mean share of right ones among them.
-    `mean_read_tokens` are those that the PRM was shown, whether its cache had them or not: how many
-    it computed depends on what ran before. `undecided` counts answers that could not be compared:
-    taken as wrong.
+    what a perfect choice would reach. `right_share` is the mean share of right ones among their
+    answers. `mean_read_tokens` are those that the PRM was shown, whether its cache had them or not:
+    how many it computed depends on what ran before. `undecided` counts answers that could not be
+    compared: taken as wrong.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +35,7 @@ class Point(BaseModel):
     name: str
     label: str
     strategy: dict[str, JsonValue]
+    by_vote: bool
     uses_prm: bool
     accuracy: Interval
     oracle: Interval
@@ -125,6 +126,7 @@ def _point(column: _Column, votes: Sequence[_Column], *, has_prm: bool) -> Point
         name=run.arm.name,
         label=run.arm.label,
         strategy=dict(run.arm.settings),
+        by_vote=run.arm.by_vote,
         uses_prm=run.arm.uses_prm(has_prm=has_prm),
         accuracy=_interval(column.accuracy),
         oracle=_interval(column.mean([o.right_share > 0 for o in outcomes])),

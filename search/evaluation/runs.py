@@ -24,9 +24,9 @@ Search = Callable[[LabelledProblem, Strategy, int], Awaitable[SearchResult]]
 class Outcome:
     """One arm on one problem. An undecided comparison counts as wrong and is told apart.
 
-    `right_share` of the candidates that it was chosen from have a right answer: where that is above
-    0, a better choice would have been right. `read_tokens` are those that the PRM was shown, cached
-    ones among them; 0 where it has no say.
+    `right_share` of the answers that it was chosen from are right: where that is above 0, a better
+    choice would have been right. `read_tokens` are those that the PRM was shown, cached ones among
+    them; 0 where it has no say.
     """
 
     is_correct: bool
@@ -78,7 +78,7 @@ async def run_arms(
             except InvalidInput as error:
                 raise InvalidInput(f"{problem.where}: {error}", param=error.param) from error
             verdicts = await _verdicts(result.candidates, problem, equivalence)
-            others = (arm.strategy.rank(result.candidates) for arm in alike[1:])
+            others = (arm.rank(result.candidates) for arm in alike[1:])
             outcomes = [
                 _graded(arm, ranking, verdicts, result.usage)
                 for arm, ranking in zip(alike, [result.ranking, *others], strict=True)
@@ -109,7 +109,7 @@ def _graded(
     return Outcome(
         is_correct=found[:1] == ["equal"],
         is_undecided=found[:1] == ["undecided"],
-        right_share=found.count("equal") / max(1, len(found)),
+        right_share=found.count("equal") / max(1, sum(c.answer is not None for c in ranking)),
         generated_tokens=usage.generated_tokens,
         read_tokens=read if arm.uses_prm(has_prm=True) else 0,
     )

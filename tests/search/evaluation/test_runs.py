@@ -7,7 +7,7 @@ import pytest
 
 from prm.errors import InvalidInput
 from search.answers import ExactAnswers
-from search.evaluation.arms import Arm, by_work
+from search.evaluation.arms import Arm, by_work, with_votes
 from search.evaluation.problems import LabelledProblem
 from search.evaluation.runs import ArmRun, run_arms
 from search.run import Strategy
@@ -174,6 +174,24 @@ async def test_cancelled_it_stops_its_searches_and_what_was_told_stays_told() ->
         await task
     assert ended == 2
     assert [each.arm for each in told] == [BEST]
+
+
+async def test_a_vote_chooses_among_the_candidates_of_the_same_search() -> None:
+    asked = []
+
+    async def search(problem: LabelledProblem, strategy: Strategy, seed: int) -> SearchResult:
+        asked.append(strategy)
+        # 5 and 5 weigh 0.4 together, 9 weighs 0.3.
+        generator = ScriptedGenerator(lambda _, nth: (f"Answer: {ANSWERS[nth]}", "eos"))
+        scorer = ScriptedScorer(lambda step: {"5": 0.2, "9": 0.3}[step[-1]])
+        _, result = await finish(strategy, new_run(generator, scorer))
+        return result
+
+    beam = Arm(strategy=Beam(n=3, width=3))
+    found = await run(with_votes([beam, BEST]), problems("5"), search)
+    right = {each.arm.label: each.outcomes[0].is_correct for each in found}
+    assert right == {"beam 3x3": False, "beam by vote 3x3": True, "best of n 3": False}
+    assert asked == [beam.strategy, BEST.strategy]
 
 
 def test_what_stops_differently_does_not_share_its_work() -> None:
