@@ -98,7 +98,7 @@ def read_arms(text: str | None) -> list[Arm]:
     given: list[Any]
     if text is None:
         given = list(DEFAULT_STRATEGIES)
-    elif Path(text).is_file():
+    elif _is_file(text):
         given = _listed(Path(text))
     else:
         given = [form.strip() for form in text.split(",")]
@@ -228,6 +228,13 @@ def _check(arms: list[Arm], version: ModelVersion | None, options: SearchEvalOpt
             raise InvalidInput("--write-curves: curves are of a policy and a PRM; name one")
     if options.write_curves and all(arm.type == "auto" for arm in arms):
         raise InvalidInput("--write-curves: auto goes by the curves of other strategies")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than any file's name
+        return False
 
 
 def _listed(path: Path) -> list[Any]:

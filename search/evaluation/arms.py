@@ -10,13 +10,15 @@ from search.run import Strategy
 from search.strategies.selecting import rank_by
 from search.types import Candidate
 
+_SIZES = ("n", "width", "simulations")
+
 
 class ArmSettings(Strategy, Protocol):
     """A strategy's settings, as in the union of `search.strategies`."""
 
     @property
     def needs_prm(self) -> bool: ...
-    def model_dump(self) -> dict[str, JsonValue]: ...
+    def model_dump(self, *, exclude_defaults: bool = False) -> dict[str, JsonValue]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +57,17 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Strategy and selection: what a line in a picture stands for."""
-        selection = self.settings.get("selection")
-        if self.type == "best_of_n" and selection != "prm":
-            return {"first": "pass@1"}.get(str(selection), str(selection))
-        return self.type.replace("_", " ") + (" by vote" if self.by_vote else "")
+        """Strategy and what it was set to, sizes apart: what a line in a picture stands for."""
+        changed = self.strategy.model_dump(exclude_defaults=True)
+        name = self.type.replace("_", " ")
+        if self.type == "best_of_n" and (selection := changed.pop("selection", None)):
+            name = {"first": "pass@1"}.get(str(selection), str(selection))
+        settings = [
+            f"{field.replace('_', ' ')} {value}"
+            for field, value in changed.items()
+            if field not in ("type", *_SIZES)
+        ]
+        return ", ".join([name + (" by vote" if self.by_vote else ""), *settings])
 
     @property
     def label(self) -> str:

@@ -111,6 +111,7 @@ def test_what_is_through_is_reported_when_a_later_strategy_fails(
     ("options", "told"),
     [
         (("--strategies", "beem-4"), "'beem-4' is neither a file nor a strategy; there is "),
+        (("--strategies", ",".join(["best-of-2"] * 99 + ["beem-4"])), "'beem-4' is neither"),
         (("--strategies", "beam-5x2"), "width 2 must divide n 5"),
         (("--strategies", "FILE"), "m: Extra inputs are not permitted"),
         (("--json", "nowhere/figures.json"), "there is no such folder"),

@@ -194,6 +194,19 @@ async def test_a_vote_chooses_among_the_candidates_of_the_same_search() -> None:
     assert asked == [beam.strategy, BEST.strategy]
 
 
+def test_settings_beyond_the_sizes_tell_lines_apart() -> None:
+    arms = [
+        Arm(strategy=Beam(n=8)),
+        Arm(strategy=Beam(n=8, aggregation="last")),
+        Arm(strategy=Adaptive(n=8, selection="majority", wave=2)),
+    ]
+    assert [arm.label for arm in arms] == [
+        "beam 8x4",
+        "beam, aggregation last 8x4",
+        "adaptive, wave 2, selection majority 8",
+    ]
+
+
 def test_what_stops_differently_does_not_share_its_work() -> None:
     votes = [Arm(strategy=Adaptive(selection=name)) for name in ("weighted", "majority")]
     wide = Arm(strategy=BestOfN(n=4))
