@@ -2,19 +2,7 @@
 
 from collections.abc import Collection
 
-from search.strategies import Strategy
-from search.strategies.beam import Beam
 from server.schemas.search import EventOut
-
-
-def tells_early(strategy: Strategy) -> bool:
-    """Whether the strategy only goes forward: nothing is continued again once it was scored.
-
-    Where a search may go back (a tree search, or waves of new candidates) any text can still be
-    overtaken by one that begins otherwise, so nothing is certain before the end. A strategy says
-    which it is by `is_forward_only`.
-    """
-    return bool(getattr(strategy, "is_forward_only", isinstance(strategy, Beam)))
 
 
 class CertainText:

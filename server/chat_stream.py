@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 
 from search.types import Candidate
-from server.certain_text import CertainText, tells_early
+from server.certain_text import CertainText
 from server.chat_response import chat_id, chat_usage, fingerprint, finish_reason, ranked, search_out
 from server.event_stream import json_event
 from server.schemas.chat import ChatChunk, ChatRequest, ChunkChoice, Delta, StreamOptions
@@ -27,7 +27,9 @@ class ChatStream:
         self._body = body
         self._tree: list[Candidate] = prepared.run.tree
         self._options = body.stream_options or StreamOptions()
-        self._certain = CertainText() if tells_early(prepared.request.strategy) else None
+        # Where a search may go back, any text can be overtaken: nothing is certain before its end.
+        goes_forward = prepared.request.strategy.is_forward_only
+        self._certain = CertainText() if goes_forward else None
         self._sent = ""
         generator = prepared.generator
         self._empty = ChatChunk(

@@ -1,6 +1,7 @@
 """What the settings of all strategies share."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +16,9 @@ class StrategySettings(BaseModel):
     """Base of a strategy: closed, immutable, told apart by `type`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    # Whether each round continues only what the round before wrote: what all of it shares is
+    # certain to be in the answer.
+    is_forward_only: ClassVar[bool] = False
 
     @property
     def needs_prm(self) -> bool:

@@ -9,19 +9,22 @@ none is left, or the rounds or the budget are used up.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import cycle, islice
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from prm.aggregation import AggregationName
 from search.run import SearchRun, by_score
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.expanding import not_continued
 from search.strategies.stepwise import StepRound, end_active, event
 from search.types import Candidate, SearchEvent
 
 
 class Beam(StrategySettings):
     """`n` beams, each survivor continued `width` times."""
+
+    is_forward_only: ClassVar[bool] = True
 
     type: Literal["beam"] = "beam"
     n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
@@ -41,14 +44,15 @@ class Beam(StrategySettings):
         active: list[Candidate] = []
         parents: Sequence[Candidate | None] = [None] * self.n
         for number in range(self.max_rounds):
-            parents = parents[: run.affordable(len(parents))]
-            if not parents:
+            paid = run.affordable(len(parents))
+            if paid == 0:
                 break
+            waiting = not_continued(parents, paid)
             round_ = StepRound(run, number, aggregation=self.aggregation)
-            async with aclosing(round_.events(parents)) as events:
+            async with aclosing(round_.events(parents[:paid])) as events:
                 async for each in events:
                     yield each
-            active = round_.active
+            active = round_.active + waiting
             finished += round_.ended
             if run.stopped_by != "finished" or len(finished) >= self.n or not active:
                 break
