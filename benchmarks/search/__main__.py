@@ -44,6 +44,9 @@ def main() -> None:
     )
     with open(arguments.log, "wb") as log:
         answers = play(settings, log, lambda what: print(what, file=sys.stderr, flush=True))
+    if arguments.json:
+        result = _machine(arguments, load) | {"left_out": left_out, "rows": to_json(answers)}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     console = Console(width=None if sys.stdout.isatty() else 160)
     for header, lines in ((FIGURES, figure_lines(answers)), (CHECKS, check_lines(answers))):
         if arguments.markdown:
@@ -52,9 +55,6 @@ def main() -> None:
             console.print(table(header, lines))
     for what in left_out:
         print(f"left out: {what}")
-    if arguments.json:
-        result = _machine(arguments, load) | {"left_out": left_out, "rows": to_json(answers)}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _choose(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
