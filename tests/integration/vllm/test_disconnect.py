@@ -1,0 +1,95 @@
+"""A client that leaves in mid-search takes its sequences with it: by Rung's metrics and vLLM's."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx2
+import pytest
+
+from prm.manifest import ModelVersion
+from server.settings import BUNDLED_MODELS
+from tests.integration.vllm.conftest import MAX_SEQUENCES, PolicyServer
+from tests.server.conftest import poll, rung_serve
+
+pytestmark = pytest.mark.vllm
+
+PROBLEM = "Evaluate (93-58)*(7+6*8)-(47+28)*9+7*(66-8*7)"
+# Either is tens of seconds of work here: MAX_SEQUENCES are written at a time.
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "best_of_n": {"type": "best_of_n", "n": 512},
+    "beam": {"type": "beam", "n": 512, "width": 2},
+}
+# The least that a round of the beams takes: eight such batches of a dozen tokens each.
+LEAST_ROUND_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def rung(vllm: PolicyServer) -> Iterator[str]:
+    """The URL of a `rung serve` that has vLLM for policies, and an engine with the PRM."""
+    with rung_serve(
+        BUNDLED_MODELS, RUNG_POLICY_URL=f"{vllm.url}/v1", RUNG_POLICY_API_KEY=vllm.api_key
+    ) as running:
+        yield running.url
+
+
+def metric(url: str, name: str) -> float:
+    """A metric's sum over its labels."""
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    of_it = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+    assert of_it, name
+    return sum(float(line.split()[-1]) for line in of_it)
+
+
+def at_vllm(vllm: PolicyServer) -> float:
+    """Sequences that it writes or keeps waiting."""
+    return sum(metric(vllm.url, f"vllm:num_requests_{state}") for state in ("running", "waiting"))
+
+
+async def leave(url: str, body: dict[str, Any], is_in_the_middle: Callable[[], bool]) -> float:
+    """Ask for a search and close the connection in the middle of it: the seconds until then."""
+    started = time.monotonic()
+    async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
+        asked = asyncio.create_task(http.post("/v1/search", json=body))
+        while not await asyncio.to_thread(is_in_the_middle):
+            assert not asked.done(), "it had its answer before it left"
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        with suppress(asyncio.CancelledError):
+            await asked
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_a_client_that_leaves_frees_its_sequences_within_a_round(
+    rung: str, vllm: PolicyServer, prm_version: ModelVersion, strategy: str, is_streamed: bool
+) -> None:
+    poll(lambda: at_vllm(vllm) == 0, seconds=10, what="vLLM has nothing to do")
+    body = {
+        "policy": vllm.model,
+        "prm": prm_version.manifest.name,
+        "problem": PROBLEM,
+        "strategy": STRATEGIES[strategy],
+        "sampling": {"temperature": 1.0, "max_tokens": 400, "seed": 3},
+        "stream": is_streamed,
+    }
+    ended = "vllm:request_success_total"
+    # Of the beams, the second round has begun.
+    enough = metric(vllm.url, ended) + (STRATEGIES[strategy]["n"] if strategy == "beam" else 0)
+
+    def is_in_the_middle() -> bool:
+        return at_vllm(vllm) >= MAX_SEQUENCES and metric(vllm.url, ended) >= enough
+
+    # The first round of the beams is over by then, so this is what one takes on this machine now.
+    round_s = max(LEAST_ROUND_S, asyncio.run(leave(rung, body, is_in_the_middle)))
+    poll(lambda: metric(rung, "rung_requests_in_flight") == 0, seconds=round_s, what="Rung free")
+    poll(lambda: at_vllm(vllm) == 0, seconds=round_s, what="vLLM free")
+    assert metric(rung, "rung_engine_requests_in_flight") == 0
+    # Nothing comes after it: no round that had been planned, and no second try.
+    written = metric(vllm.url, "vllm:generation_tokens_total")
+    time.sleep(0.5)
+    assert metric(vllm.url, "vllm:generation_tokens_total") == written
+    assert at_vllm(vllm) == 0
