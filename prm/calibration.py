@@ -84,9 +84,10 @@ class PlattMap(_Record):
     intercept: Finite
 
     def probability(self, score: float) -> float:
-        """The probability for a score in [0, 1]."""
+        """The probability for a score in [0, 1]; never so near to 0 or 1 as to be rounded to it."""
         _check_score(score)
-        return sigmoid(self.slope * logit(score) + self.intercept)
+        probability = sigmoid(self.slope * logit(score) + self.intercept)
+        return min(max(probability, MIN_PROBABILITY), 1 - MIN_PROBABILITY)
 
 
 StepMap = Annotated[IsotonicMap | PlattMap, Field(discriminator="method")]
