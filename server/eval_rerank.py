@@ -86,13 +86,11 @@ def print_reranking(console: Console, found: Reranking) -> None:
         f"{found.unit} a problem"
     )
     order = f"{found.orders} random orders" if found.orders else "the recorded order"
-    widths = [str(point.candidates) for point in points[:-1]]
-    table = Table(f"% right, {order}", *widths, "all", "all, minus majority")
+    widths = [str(point.candidates) for point in points]
+    table = Table(f"% right, {order}", *widths, "all, as recorded", "minus majority")
     for curve in found.curves:
-        middle = [f"{100 * point.accuracy.value:.1f}" for point in curve.points[:-1]]
-        table.add_row(
-            curve.label, *middle, _percent(curve.points[-1].accuracy), _percent(curve.gain, "+")
-        )
+        middle = [f"{100 * point.accuracy.value:.1f}" for point in curve.points]
+        table.add_row(curve.label, *middle, _percent(curve.recorded), _percent(curve.gain, "+"))
     console.print(table)
     gained = _percent(found.calibrated_minus_weighted_by_last, "+")
     console.print(f"calibrated minus weighted by last, all candidates: {gained}")
@@ -122,7 +120,7 @@ def _record(
         folds=options.folds,
         seed=options.seed,
     )
-    measured = {curve.label: curve.points[-1].accuracy for curve in found.curves}
+    measured = {curve.label: curve.recorded for curve in found.curves}
     return SelectionRecord(
         prm=version.ref,
         policy=policy,

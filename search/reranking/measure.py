@@ -5,7 +5,7 @@ and its sampling stopped by a threshold, that were fitted to other folds alone. 
 percentile bootstraps over problems, all on the same resamples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -20,7 +20,7 @@ from search.reranking.fits import (
     fold_indices,
     probabilities,
 )
-from search.reranking.pool import Bools, Floats, Ints, Pool, PoolProblem, Unit
+from search.reranking.pool import Bools, Floats, Pool, PoolProblem, Unit
 from search.reranking.rules import (
     CALIBRATED,
     MAJORITY,
@@ -47,10 +47,13 @@ class WidthPoint(_Record):
 
 
 class RuleCurve(_Record):
-    """A rule over all widths; `gain` is its accuracy minus majority's, with all candidates."""
+    """A rule over all widths, and with all candidates in recorded order, where the first recorded
+    of equals wins; `gain` is that minus majority's.
+    """
 
     label: str
     points: tuple[WidthPoint, ...]
+    recorded: Interval
     gain: Interval
 
 
@@ -106,7 +109,7 @@ def measure(
 ) -> Reranking:  # fmt: skip
     """All rules and both adaptive stops. `report` is called `steps_of` times.
 
-    Widths below all candidates are means over `orders` random orders; with 0, of the recorded one.
+    Widths are means over `orders` random orders; with 0, of the recorded one.
     `budget` is the part of the cost of all candidates
     that sampling in waves may spend. Raises InvalidInput where folds leave nothing to fit.
     """
@@ -118,13 +121,19 @@ def measure(
     draws = _Draws(len(problems))
     widths = _widths(pool.widest)
     right: dict[Rule, Floats] = {rule: np.zeros((len(problems), len(widths))) for rule in RULES}
+    recorded: dict[Rule, Floats] = {rule: np.zeros(len(problems)) for rule in RULES}
     costs = np.zeros((len(problems), len(widths)))
     for row, problem in enumerate(problems):
         shuffled = orders_of(problem, orders, (seed, row))
-        _fill(problem, calibrated[row], shuffled, widths, {r: right[r][row] for r in RULES})
+        for rule in RULES:
+            weights = weights_of(problem, rule, calibrated[row])
+            found = [_at(right_by(problem, rule, weights, order), widths) for order in shuffled]
+            right[rule][row] = np.mean(found, axis=0)
+            as_it_was = right_by(problem, rule, weights, np.arange(len(problem)))
+            recorded[rule][row] = as_it_was[-1]
         costs[row] = np.mean([_at(np.cumsum(problem.costs[o]), widths) for o in shuffled], axis=0)
         report()
-    everything = right[MAJORITY][:, -1]
+    everything = recorded[MAJORITY]
     adaptive = [
         one
         for by_votes in (False, True)
@@ -140,9 +149,17 @@ def measure(
         folds=folds,
         orders=orders,
         seed=seed,
-        curves=tuple(_curve(rule, right[rule], everything, costs, widths, draws) for rule in RULES),
+        curves=tuple(
+            RuleCurve(
+                label=rule.label,
+                points=_points(right[rule], costs, widths, draws),
+                recorded=draws.interval(recorded[rule]),
+                gain=draws.interval(recorded[rule] - everything),
+            )
+            for rule in RULES
+        ),
         calibrated_minus_weighted_by_last=draws.interval(
-            right[CALIBRATED][:, -1] - right[WEIGHTED_LAST][:, -1]
+            recorded[CALIBRATED] - recorded[WEIGHTED_LAST]
         ),
         budget=budget,
         adaptive=tuple(adaptive),
@@ -179,23 +196,10 @@ def thresholds_for(
     return calibrated, by_votes
 
 
-def _fill(
-    problem: PoolProblem, calibrated: Floats, orders: Sequence[Ints], widths: Sequence[int],
-    right: Mapping[Rule, Floats],
-) -> None:  # fmt: skip
-    """Mean over orders of being right, at every width; with all candidates the recorded order."""
-    recorded = np.arange(len(problem))
-    for rule, row in right.items():
-        weights = weights_of(problem, rule, calibrated)
-        found = [_at(right_by(problem, rule, weights, order), widths) for order in orders]
-        row[:] = np.mean(found, axis=0)
-        row[-1] = right_by(problem, rule, weights, recorded)[-1]
-
-
-def _curve(
-    rule: Rule, right: Floats, majority: Floats, costs: Floats, widths: Sequence[int], draws: _Draws
-) -> RuleCurve:
-    points = tuple(
+def _points(
+    right: Floats, costs: Floats, widths: Sequence[int], draws: _Draws
+) -> tuple[WidthPoint, ...]:
+    return tuple(
         WidthPoint(
             candidates=width,
             mean_cost=float(costs[:, place].mean()),
@@ -203,7 +207,6 @@ def _curve(
         )
         for place, width in enumerate(widths)
     )
-    return RuleCurve(label=rule.label, points=points, gain=draws.interval(right[:, -1] - majority))
 
 
 def _adaptive(

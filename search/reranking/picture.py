@@ -47,6 +47,9 @@ def draw_reranking(found: Reranking, path: Path) -> None:
                     [at], [100 * waves.accuracy.value], color=color, marker="*", markersize=13,
                     linestyle="none", label=f"adaptive, {waves.label}",
                 )  # fmt: skip
+        ticks = [point.candidates if number == 1 else point.mean_cost for point in curves[0].points]
+        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+        axes.minorticks_off()
         axes.grid(visible=True, alpha=0.2)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper")
