@@ -90,7 +90,7 @@ class ParticleFilter(StrategySettings):
                 break
             if size < self.resample_below * self.n:
                 drawn = self._draw(run, [*done, *active], weights)
-                for each in prune(run, [*done, *active], number, kept=drawn):
+                for each in prune(run, _distinct([*done, *active]), number, kept=drawn):
                     yield replace(each, ess=size)
                 done = [particle for particle in drawn if particle.finish_reason is not None]
                 active = [particle for particle in drawn if particle.finish_reason is None]

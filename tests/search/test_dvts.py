@@ -4,10 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from search.generator import EndedBy
-from search.run import run_search
 from search.strategies.dvts import Dvts
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
-from tests.search.test_beam import finish, likes_d, new_run, three_steps
+from tests.search.runs import finish, new_run
+from tests.search.test_beam import likes_d, three_steps
 
 pytestmark = pytest.mark.anyio
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 async def test_each_subtree_follows_its_own_best() -> None:
     generator = ScriptedGenerator(three_steps)
     run = new_run(generator, ScriptedScorer(likes_d, aggregation="last"))
-    events, result = await finish(run_search(Dvts(n=4, width=2), run))
+    events, result = await finish(Dvts(n=4, width=2), run)
     # a b c d are shared out in turn: the subtrees are {a, c} and {b, d}, and keep c and d.
     # Each then writes a and b and keeps b.
     assert [[w.prefix.text for w in wants] for wants, _ in generator.calls] == [
@@ -48,7 +48,7 @@ async def test_a_poor_subtree_is_not_given_up_for_a_better_one() -> None:
 
     scores = {"poor": 0.1, "good": 0.9, "Answer: best": 1.0, "Answer: fair": 0.5}
     run = new_run(ScriptedGenerator(script), ScriptedScorer(scores.__getitem__, aggregation="last"))
-    _, result = await finish(run_search(Dvts(n=4, width=2), run))
+    _, result = await finish(Dvts(n=4, width=2), run)
     assert result.winner is not None
     assert result.winner.answer == "best"
 
@@ -64,7 +64,7 @@ async def test_a_subtree_ends_when_its_best_step_does_and_the_others_go_on() -> 
     scores = {"Answer: soon": 0.9, "b": 0.6, "c": 0.5, "Answer: poor": 0.1}
     generator = ScriptedGenerator(script)
     scorer = ScriptedScorer(lambda step: scores.get(step, 0.3), aggregation="last")
-    events, result = await finish(run_search(Dvts(n=4, width=2), new_run(generator, scorer)))
+    events, result = await finish(Dvts(n=4, width=2), new_run(generator, scorer))
     # c is not continued, for its subtree has ended with "soon"; b is.
     assert [w.prefix.text for w in generator.calls[1][0]] == ["b\n", "b\n"]
     assert [c.answer for c in result.candidates] == ["soon", "poor", "late0", "late1"]
@@ -77,7 +77,7 @@ async def test_a_subtree_ends_when_its_best_step_does_and_the_others_go_on() -> 
 async def test_the_same_text_in_two_subtrees_is_two_beams() -> None:
     generator = ScriptedGenerator(lambda prefix, _: ("same\n", "separator"))
     run = new_run(generator, ScriptedScorer(lambda _: 0.5))
-    _, result = await finish(run_search(Dvts(n=4, width=2, max_rounds=2), run))
+    _, result = await finish(Dvts(n=4, width=2, max_rounds=2), run)
     assert len(generator.calls[1][0]) == 4
     assert {want.prefix.text for want in generator.calls[1][0]} == {"same\n"}
     assert result.stopped_by == "max_rounds"
@@ -91,7 +91,7 @@ async def test_a_step_that_the_prm_cannot_read_is_the_last_choice() -> None:
 
     generator = ScriptedGenerator(script)
     run = new_run(generator, ScriptedScorer(lambda _: 0.1, longest=30))
-    await finish(run_search(Dvts(n=2, width=2), run))
+    await finish(Dvts(n=2, width=2), run)
     assert {want.prefix.text for want in generator.calls[1][0]} == {"a\n"}
 
 

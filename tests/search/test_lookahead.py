@@ -4,10 +4,9 @@ import pytest
 
 from search.budget import Budget
 from search.generator import EndedBy
-from search.run import run_search
 from search.strategies.lookahead import Lookahead
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
-from tests.search.test_beam import finish, new_run
+from tests.search.runs import finish, new_run
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +32,7 @@ def scorer() -> ScriptedScorer:
 async def test_a_step_is_worth_what_it_leads_to(depth: int, answer: str) -> None:
     generator = ScriptedGenerator(trap)
     run = new_run(generator, scorer())
-    _, result = await finish(run_search(Lookahead(n=2, width=2, depth=depth), run))
+    _, result = await finish(Lookahead(n=2, width=2, depth=depth), run)
     assert result.winner is not None
     assert result.winner.answer == answer
     assert result.stopped_by == "finished"
@@ -42,7 +41,7 @@ async def test_a_step_is_worth_what_it_leads_to(depth: int, answer: str) -> None
 async def test_rollouts_are_greedy_and_thrown_away() -> None:
     generator = ScriptedGenerator(trap)
     run = new_run(generator, scorer())
-    events, result = await finish(run_search(Lookahead(n=2, width=2, depth=1), run))
+    events, result = await finish(Lookahead(n=2, width=2, depth=1), run)
     # A step from nothing; both rolled out; two steps from "fair", which say the same and are one;
     # that one rolled out to its end; two ends.
     assert [[w.prefix.text for w in wants] for wants, _ in generator.calls] == [
@@ -67,7 +66,7 @@ async def test_rollouts_are_greedy_and_thrown_away() -> None:
 async def test_a_rollout_stops_at_the_end_of_the_text() -> None:
     generator = ScriptedGenerator(trap)
     run = new_run(generator, scorer())
-    await finish(run_search(Lookahead(n=2, width=2, depth=50), run))
+    await finish(Lookahead(n=2, width=2, depth=50), run)
     # Two steps lead from the first to the end, one from the second; then the end itself.
     assert len(generator.calls) == 1 + 2 + 1 + 1 + 1
 
@@ -76,7 +75,7 @@ async def test_stopped_before_a_beam_is_finished_a_rollout_that_is_can_win() -> 
     generator = ScriptedGenerator(trap)
     # 10 for the first steps, 9 for the second, 24 for both answers: nothing is left for round 2.
     run = new_run(generator, scorer(), budget=Budget(tokens=10 + 9 + 24))
-    events, result = await finish(run_search(Lookahead(n=2, width=2, depth=2), run))
+    events, result = await finish(Lookahead(n=2, width=2, depth=2), run)
     assert result.stopped_by == "budget.tokens"
     assert result.winner is not None
     assert result.winner.text == "fair\ngood\nAnswer: fair"
@@ -96,9 +95,9 @@ async def test_a_rollout_that_the_prm_cannot_read_leaves_the_steps_own_score() -
 
     generator = ScriptedGenerator(script)
     run = new_run(generator, ScriptedScorer(lambda step: SCORES.get(step, 0.0), longest=64))
-    await finish(run_search(Lookahead(n=2, width=2, depth=1, max_rounds=1), run))
+    await finish(Lookahead(n=2, width=2, depth=1, max_rounds=1), run)
     run = new_run(generator, ScriptedScorer(lambda step: SCORES.get(step, 0.0), longest=20))
     with pytest.raises(Exception, match="no candidate can be scored"):
-        await finish(run_search(Lookahead(n=2, width=2, depth=1), run))
+        await finish(Lookahead(n=2, width=2, depth=1), run)
     # The beam that was chosen for the last round is the trap: its own score is the higher one.
     assert {want.prefix.text for want in generator.calls[-1][0]} == {"trap\n"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from search.generator import EndedBy
-from search.run import derive_seed, run_search
+from search.run import derive_seed
 from search.strategies.particle_filter import (
     ParticleFilter,
     effective_sample_size,
@@ -20,7 +20,7 @@ from search.strategies.particle_filter import (
 from search.strategies.weights import logits_of
 from search.types import Candidate
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
-from tests.search.test_beam import finish, new_run
+from tests.search.runs import finish, new_run
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def test_particles_are_drawn_in_proportion_to_the_odds() -> None:
     generator = ScriptedGenerator(two_steps)
     # Odds of 3 and 1: eight particles weigh 3/16 and 1/16 by turns, so 6 of 8 come from an a.
     scorer = ScriptedScorer(lambda step: odds(3 if step == "a" else 1), aggregation="last")
-    events, result = await finish(run_search(ParticleFilter(n=8), new_run(generator, scorer)))
+    events, result = await finish(ParticleFilter(n=8), new_run(generator, scorer))
     drawn = Counter(want.prefix.text for want in generator.calls[1][0])
     assert drawn == {"a\n": 6, "b\n": 2}
     expected = 1 / (4 * (3 / 16) ** 2 + 4 * (1 / 16) ** 2)
@@ -56,7 +56,7 @@ async def test_one_that_weighs_all_is_the_only_one_to_go_on() -> None:
     generator = ScriptedGenerator(two_steps)
     scorer = ScriptedScorer(lambda step: 0.0 if step == "b" else 0.9, aggregation="last")
     run = new_run(generator, scorer)
-    _, result = await finish(run_search(ParticleFilter(n=4, temperature=0.1), run))
+    _, result = await finish(ParticleFilter(n=4, temperature=0.1), run)
     assert {want.prefix.text for want in generator.calls[1][0]} == {"a\n"}
     # Both a were written once each and drawn twice each: their four children differ in seed only.
     assert Counter(w.prefix.text for w in generator.calls[1][0]) == {"a\n": 4}
@@ -75,7 +75,7 @@ async def test_nobody_is_drawn_while_the_effective_sample_size_is_large(
     run = new_run(generator, scorer)
     seed = next(s for s in range(99) if random.Random(derive_seed(s, 1, -1)).random() < 0.5)
     run.sampling = replace(run.sampling, seed=seed)
-    await finish(run_search(ParticleFilter(n=2, resample_below=below), run))
+    await finish(ParticleFilter(n=2, resample_below=below), run)
     assert {want.prefix.text for want in generator.calls[1][0]} == prefixes
 
 
@@ -88,7 +88,7 @@ async def test_a_finished_particle_writes_no_more_but_can_be_drawn() -> None:
     # The finished one outweighs all: it alone is left, and nothing more is written.
     generator = ScriptedGenerator(script)
     scorer = ScriptedScorer(lambda step: 0.999999 if "soon" in step else 0.01, aggregation="last")
-    events, result = await finish(run_search(ParticleFilter(n=4), new_run(generator, scorer)))
+    events, result = await finish(ParticleFilter(n=4), new_run(generator, scorer))
     assert len(generator.calls) == 1
     assert [c.answer for c in result.candidates] == ["soon"]
     assert [e.candidate for e in events if e.type == "pruned"] == [1, 2, 3]
@@ -96,7 +96,7 @@ async def test_a_finished_particle_writes_no_more_but_can_be_drawn() -> None:
     # The finished one weighs next to nothing: it is not drawn and no candidate.
     generator = ScriptedGenerator(script)
     scorer = ScriptedScorer(lambda step: 1e-6 if "soon" in step else 0.5, aggregation="last")
-    _, result = await finish(run_search(ParticleFilter(n=4), new_run(generator, scorer)))
+    _, result = await finish(ParticleFilter(n=4), new_run(generator, scorer))
     assert [c.answer for c in result.candidates] == ["late"] * 4
 
 
@@ -111,7 +111,7 @@ async def test_the_seed_decides_who_is_drawn() -> None:
             generator = ScriptedGenerator(two_steps)
             run = new_run(generator, ScriptedScorer(lambda s: 0.6 if s == "a" else 0.5))
             run.sampling = replace(run.sampling, seed=seed)
-            await finish(run_search(ParticleFilter(n=3), run))
+            await finish(ParticleFilter(n=3), run)
             twice.append(tuple(prefixes(generator)))
         assert twice[0] == twice[1]
         seen.add(twice[0])
@@ -126,7 +126,7 @@ async def test_particles_that_nobody_can_read_weigh_nothing() -> None:
 
     generator = ScriptedGenerator(script)
     run = new_run(generator, ScriptedScorer(lambda _: 0.1, longest=30))
-    await finish(run_search(ParticleFilter(n=4), run))
+    await finish(ParticleFilter(n=4), run)
     assert [want.prefix.text for want in generator.calls[1][0]] == ["a\n"] * 4
 
 

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.generator import EndedBy
-from search.run import run_search
 from search.strategies.rebase import Rebase
 from search.strategies.weights import apportion, softmax
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
-from tests.search.test_beam import finish, new_run
+from tests.search.runs import finish, new_run
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +32,7 @@ def score(step: str) -> float:
 async def test_continuations_are_shared_by_the_softmax_of_the_scores() -> None:
     generator = ScriptedGenerator(first_steps)
     run = new_run(generator, ScriptedScorer(score, aggregation="last"))
-    _, result = await finish(run_search(Rebase(n=3), run))
+    _, result = await finish(Rebase(n=3), run)
     # Shares of 3 in the ratio 6 : 3 : 1 are 1.8, 0.9 and 0.3.
     assert [w.prefix.text for w in generator.calls[1][0]] == ["six\n", "six\n", "three\n"]
     assert (result.rounds, result.stopped_by, len(result.candidates)) == (2, "finished", 3)
@@ -47,7 +46,7 @@ async def test_what_has_ended_is_taken_from_the_budget() -> None:
 
     generator = ScriptedGenerator(script)
     run = new_run(generator, ScriptedScorer(score, aggregation="last"))
-    _, result = await finish(run_search(Rebase(n=5), run))
+    _, result = await finish(Rebase(n=5), run)
     # Two of five have ended: the three active ones share three.
     assert [len(wants) for wants, _ in generator.calls] == [5, 3]
     assert [c.answer for c in result.candidates] == ["soon"] * 2 + ["late"] * 3
@@ -56,7 +55,7 @@ async def test_what_has_ended_is_taken_from_the_budget() -> None:
 async def test_a_low_temperature_follows_the_best_step_only() -> None:
     generator = ScriptedGenerator(first_steps)
     run = new_run(generator, ScriptedScorer(score, aggregation="last"))
-    events, _ = await finish(run_search(Rebase(n=3, temperature=0.001), run))
+    events, _ = await finish(Rebase(n=3, temperature=0.001), run)
     assert {w.prefix.text for w in generator.calls[1][0]} == {"six\n"}
     assert [event.candidate for event in events if event.type == "pruned"] == [0, 2]
 
@@ -69,7 +68,7 @@ async def test_a_step_without_a_score_gets_nothing() -> None:
 
     generator = ScriptedGenerator(script)
     run = new_run(generator, ScriptedScorer(score, longest=30))
-    await finish(run_search(Rebase(n=3), run))
+    await finish(Rebase(n=3), run)
     assert [w.prefix.text for w in generator.calls[1][0]] == ["one\n"] * 3
 
 
