@@ -23,6 +23,7 @@ from prm.types import ScoredTrajectory, Trajectory
 from search.answers import Equivalence, ExactAnswers, count_votes, extract_answer
 from search.budget import Budget, Meter
 from search.generator import GenerateParams, Generator, Want, Written
+from search.selection import Selector
 from search.types import (
     Candidate,
     FinishReason,
@@ -80,6 +81,7 @@ class SearchRun:
         budget: Budget,
         step_separator: str = "\n\n",
         equivalence: Equivalence | None = None,
+        selector: Selector | None = None,
     ) -> None:
         self.problem = problem
         self.sampling = sampling
@@ -93,6 +95,7 @@ class SearchRun:
         self.choice: Mapping[str, Any] | None = None
         self._generator = generator
         self._equivalence = equivalence or ExactAnswers()
+        self._selector = selector
         self._cuts: dict[int, _Cut] = {}
         self._prompt_tokens = 0
         self._scored_tokens = 0
@@ -191,7 +194,8 @@ class SearchRun:
         if self.scorer and trajectories:
             scored = await self._read(self.scorer, trajectories, aggregation)
         result = [
-            _with_scores(c, trajectories.get(c.index), scored.get(c.index)) for c in candidates
+            _with_scores(c, trajectories.get(c.index), scored.get(c.index), self._selector)
+            for c in candidates
         ]
         for candidate in result:
             self.tree[candidate.index] = candidate
@@ -356,7 +360,10 @@ def _readable(scorer: TrajectoryScorer, trajectories: Mapping[int, Trajectory]) 
 
 
 def _with_scores(
-    candidate: Candidate, trajectory: Trajectory | None, scored: ScoredTrajectory | None
+    candidate: Candidate,
+    trajectory: Trajectory | None,
+    scored: ScoredTrajectory | None,
+    selector: Selector | None,
 ) -> Candidate:
     if trajectory is None:
         return candidate
@@ -370,4 +377,7 @@ def _with_scores(
             for step, score in zip(steps, scores, strict=True)
         ),
         score=scored.score if scored else None,
+        probability=selector.probability([score.score for score in scored.step_scores])
+        if selector and scored
+        else None,
     )

@@ -47,7 +47,8 @@ class Candidate:
     `parent` is the index of the candidate that it continues, `finish_reason` None while the policy
     has not ended it, `score` None without a PRM or without a step. `tokens` counts what was
     sampled for its whole text. `group` is the answer that stands for all that are equivalent to
-    this candidate's, None until answers were compared.
+    this candidate's, None until answers were compared. `probability` is that of being right, where
+    a selector was fitted to tell.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Candidate:
     prefix: Prefix = field(default_factory=Prefix)
     steps: tuple[ScoredStep, ...] = ()
     score: float | None = None
+    probability: float | None = None
     answer: str | None = None
     group: str | None = None
     finish_reason: FinishReason | None = None

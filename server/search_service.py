@@ -1,5 +1,6 @@
 """Running one search: check it and gather its parts, then round by round to the answer."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -9,10 +10,13 @@ from typing import Literal
 
 from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
+from prm.manifest import ModelVersion
 from prm.scorer import StepScorer
 from search.answers import Equivalence
 from search.budget import EFFORTS, Budget
+from search.records import load
 from search.run import SearchRun, run_search
+from search.selection import SelectionRecord, Selector
 from search.strategies.adaptive import Adaptive
 from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, StoppedBy
 from server.calibrations import calibration_of_policy, current_calibrations
@@ -73,6 +77,7 @@ class SearchService:
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
             equivalence=self._answers,
+            selector=await _selector(request, scorer.version) if scorer else None,
         )
         run.choice = choice
         return PreparedSearch(
@@ -143,6 +148,20 @@ def _budget(request: SearchRequest) -> Budget:
             param="budget.tokens",
         )
     return budget
+
+
+async def _selector(request: SearchRequest, prm: ModelVersion) -> Selector | None:
+    """What was fitted for selection "calibrated". Raises InvalidInput where it asks for nothing."""
+    if getattr(request.strategy, "selection", None) != "calibrated":
+        return None
+    record = await asyncio.to_thread(load, SelectionRecord, prm, request.policy)
+    if record is None:
+        raise InvalidInput(
+            f"strategy.selection: for {prm.key} and policy {request.policy!r} nothing is fitted; "
+            "choose another, or fit one with `rung eval rerank --model --policy`",
+            param="strategy.selection",
+        )
+    return record.selector
 
 
 def _by_probability(request: SearchRequest) -> SearchRequest:

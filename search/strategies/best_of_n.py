@@ -2,8 +2,9 @@
 
 Selection by the PRM's score is best-of-n as in Lightman et al., "Let's Verify Step by Step", arXiv
 2305.20050 §2.5; `weighted` adds up the scores of candidates that agree (Li et al., arXiv
-2206.02336 §3.2); `majority` is self-consistency (Wang et al., arXiv 2203.11171); `first` is plain
-sampling, the baseline of them all.
+2206.02336 §3.2), `calibrated` the probabilities of being right that were fitted for this PRM and
+policy (`search/selection.py`); `majority` is self-consistency (Wang et al., arXiv 2203.11171);
+`first` is plain sampling, the baseline of them all.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -14,8 +15,9 @@ from pydantic import Field
 
 from prm.aggregation import AggregationName
 from search.run import SearchRun
+from search.selection import Selection
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
-from search.strategies.selecting import Selection, rank_by
+from search.strategies.selecting import rank_by
 from search.strategies.stepwise import event
 from search.types import Candidate, SearchEvent
 

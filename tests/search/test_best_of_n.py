@@ -8,6 +8,7 @@ from prm.errors import InvalidInput
 from search.budget import Budget
 from search.generator import EndedBy
 from search.run import SearchRun, run_search
+from search.selection import Selector, Term
 from search.strategies.best_of_n import BestOfN
 from search.types import Sampling, SearchEvent, SearchProblem, SearchResult
 from tests.factories import user
@@ -40,6 +41,7 @@ def new_run(
     budget: Budget | None = None,
     generator: ScriptedGenerator | None = None,
     max_tokens: int = 100,
+    selector: Selector | None = None,
 ) -> SearchRun:
     return SearchRun(
         SearchProblem(messages=user("?")),
@@ -48,6 +50,7 @@ def new_run(
         sampling=Sampling(max_tokens=max_tokens, seed=1),
         budget=budget or Budget(),
         step_separator="\n",
+        selector=selector,
     )
 
 
@@ -69,6 +72,18 @@ async def test_each_selection_picks_its_winner(
     assert result.winner.index == winner
     assert [(v.answer, v.count) for v in result.votes] == [("15", 3), ("12", 2)]
     assert [v.weight for v in result.votes] == [pytest.approx(0.4), pytest.approx(1.4)]
+
+
+async def test_calibrated_adds_up_fitted_probabilities_and_not_scores() -> None:
+    # A PRM whose scores mean the opposite: its selector turns the least step score p into 1 - p.
+    turned = Selector(
+        intercept=0, l2=1, terms=(Term(feature="logit_min", mean=0, scale=1, weight=-1),)
+    )
+    run = new_run(ScriptedScorer(score), selector=turned)
+    _, result = await finish(BestOfN(n=5, selection="calibrated"), run)
+    assert [c.probability for c in result.candidates] == pytest.approx([0.9, 0.8, 0.1, 0.5, 0.9])
+    # 15 adds up to 2.6 and 12 to 0.6; then the best of each, then the others.
+    assert [c.index for c in result.ranking] == [0, 3, 4, 1, 2]
 
 
 async def test_the_accounts_are_exact() -> None:

@@ -13,6 +13,7 @@ from prm.evaluation.reliability import Interval
 from prm.registry import Registry
 from search.curves import CurvePoint, Curves
 from search.records import save
+from search.selection import SelectionRecord, Selector, Term
 from server.short_forms import WORDS
 from tests.factories import POLICY, PRM, PROBLEM, calibration_of, publish_tiny_models
 from tests.server.conftest import rung_serve
@@ -196,6 +197,35 @@ def write_curves(models: Path, *points: CurvePoint) -> Path:
         prm=version.ref, policy=POLICY, created=1, command="by hand", problems=100, points=points
     )
     return save(version, curves)
+
+
+def test_calibrated_selection_needs_what_was_fitted_for_this_pair(
+    measured: tuple[Path, httpx2.Client],
+) -> None:
+    models, http = measured
+    strategy = {"type": "best_of_n", "n": 3, "selection": "calibrated"}
+    error = refused(http, 400, strategy=strategy)
+    assert error["param"] == "strategy.selection"
+    assert "rung eval rerank" in error["message"]
+    version = Registry.open(models).get(PRM)
+    assert version is not None
+    terms = (Term(feature="logit_last", mean=0, scale=1, weight=1),)
+    record = SelectionRecord(
+        prm=version.ref,
+        policy=POLICY,
+        created=1,
+        command="by hand",
+        selector=Selector(intercept=0, l2=1, terms=terms),
+        threshold=0.9,
+        threshold_votes=0.9,
+        budget=0.25,
+        problems=100,
+        candidates=1600,
+        accuracy={},
+    )
+    save(version, record)
+    found = search(http, strategy=strategy)
+    assert found["text"] in [candidate["text"] for candidate in found["candidates"]]
 
 
 BEAM = {"type": "beam", "n": 4, "width": 2}
