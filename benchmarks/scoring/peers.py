@@ -13,7 +13,7 @@ from benchmarks.scoring.shapes import Shape
 from benchmarks.scoring.workloads import Batch, Item
 
 # As many tokens, padding among them, as one of our forwards has.
-TOKEN_BUDGET = 8192
+TOKEN_BUDGET = 2048
 
 
 def load(spec: Spec) -> TakeTurn:
