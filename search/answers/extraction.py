@@ -6,6 +6,7 @@ Every way takes time linear in the text, whatever the text: what a policy writes
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prm.errors import InvalidInput
 from prm.patterns import safe_pattern
@@ -24,10 +25,21 @@ _ANNOUNCED = re.compile(
 )
 # A sentence ends behind an answer; "3.5" and "e.g. 3" go on.
 _SENTENCE_END = re.compile(r"(?<=[\d)}\]$*%!])\.\s")
+# No formula holds the beginning of another: each place is walked once.
 _MATHS = re.compile(
-    r"\${1,2}(?P<dollar>[^$]+)\$|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]", re.DOTALL
+    r"\${1,2}(?P<dollar>(?:\\.|[^$\\])+)\$"
+    r"|\\\((?P<round>(?:[^\\]|\\[^()])+)\\\)"
+    r"|\\\[(?P<square>(?:[^\\]|\\[^\[\]])+)\\\]",
+    re.DOTALL,
+)
+_FRACTION = re.compile(r"-?\\[dt]?frac\{[^{}]*\}\{[^{}]*\}")
+# Between two boxes that are one answer.
+_JOINED = re.compile(
+    r"(?:[\s,;$]|\\q?quad){0,9}(?:\\text\s?\{\s?)?(?:and|or)?\s?\}?(?:[\s,;$]|\\q?quad){0,9}"
 )
 _LAST_NUMBER = re.compile(r"[-−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
+# Four words on end, or two signs of a script without spaces: a sentence, not an answer.
+_PROSE = re.compile(r"(?:[^\W\d_]{2,} ){3}[^\W\d_]{2,}|[\u3040-\u9fff]{2}")
 _ANSWER_WORD = re.compile(r"answer|réponse|respuesta|antwort|答案", re.IGNORECASE)
 
 
@@ -38,8 +50,8 @@ class Extraction:
     `pattern`: only this regular expression decides; of its last match the group `answer`, else the
     first group, else all of it. It must be one that runs in linear time (`prm.patterns`).
     `choices`: the letters of a multiple choice, such as "ABCD"; a letter that stands alone counts
-    when nothing is boxed. `last_number`: where nothing is stated, the last number is taken; off by
-    default, since a cut-off text would vote for a number of its reasoning.
+    when nothing is boxed. `last_number`: where nothing is stated, the last number or formula is
+    taken; off by default, since a cut-off text would vote for a number of its reasoning.
 
     >>> extract_answer("so x = 4, hence 12 eggs", Extraction(last_number=True))
     '12'
@@ -57,6 +69,14 @@ class Extraction:
                 f"{self.choices!r} are no letters of a multiple choice; write them as in ABCD",
                 param="answer.choices",
             )
+
+
+class _Box(NamedTuple):
+    """Places in the text: of the command, of the first character inside, of the closing brace."""
+
+    start: int
+    begin: int
+    end: int
 
 
 _DEFAULT = Extraction()
@@ -79,8 +99,10 @@ def extract_answer(text: str, extraction: Extraction = _DEFAULT) -> str | None:
         found = last_boxed(text)
         if found is None:
             found = _announced(text)
+        if found is not None and extraction.last_number and _PROSE.search(found):
+            found = _last_number(found) or found
         if found is None and extraction.last_number:
-            found = _last(_LAST_NUMBER.finditer(text))
+            found = _last_number(text)
     if found is None or len(found) > _MAX_TAIL_CHARS:
         return None
     answer = normalise(found)
@@ -88,19 +110,32 @@ def extract_answer(text: str, extraction: Extraction = _DEFAULT) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}` (or `\fbox{…}`) whose braces are balanced, or None."""
-    opened: list[int | None] = []
-    last: tuple[int, int] | None = None
+    r"""What stands in the last `\boxed{…}` (or `\fbox{…}`) whose braces are balanced, or None.
+
+    Boxes side by side are one answer: `\boxed{1}` and `\boxed{2}` give "1, 2".
+    """
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    first = len(boxes) - 1
+    while first > 0 and _JOINED.fullmatch(text, boxes[first - 1].end + 1, boxes[first].start):
+        first -= 1
+    contents = [text[box.begin : box.end].strip() for box in boxes[max(first, len(boxes) - 9) :]]
+    return ", ".join(dict.fromkeys(contents))
+
+
+def _boxes(text: str) -> list[_Box]:
+    """Every balanced box, in the order of their starts, those within boxes too."""
+    opened: list[tuple[int, int] | None] = []
+    boxes: list[_Box] = []
     for match in _BRACES.finditer(text, max(0, text.find("\\"))):
         if match["box"]:
-            opened.append(match.end())
+            opened.append(match.span())
         elif match["open"]:
             opened.append(None)
-        elif match["close"] and opened:
-            begin = opened.pop()
-            if begin is not None and (last is None or begin > last[0]):
-                last = begin, match.start()
-    return None if last is None else text[last[0] : last[1]]
+        elif match["close"] and opened and (span := opened.pop()) is not None:
+            boxes.append(_Box(*span, match.start()))
+    return sorted(boxes)
 
 
 def _announced(text: str) -> str | None:
@@ -108,7 +143,7 @@ def _announced(text: str) -> str | None:
     ends = [match.end() for match in _ANNOUNCED.finditer(text)]
     # Of more than a few with nothing behind them none is an answer.
     for end in reversed(ends[-4:]):
-        tail = text[end : end + _MAX_TAIL_CHARS + 1].lstrip(" \t\r\n:*_")
+        tail = text[end : end + _MAX_TAIL_CHARS + 1].lstrip(" \t\r\n:：*_")
         if tail:
             return _without_rest(tail)
     return None
@@ -121,6 +156,17 @@ def _without_rest(tail: str) -> str:
     line = tail.split("\n", 1)[0]
     sentence_end = _SENTENCE_END.search(line)
     return line[: sentence_end.start()] if sentence_end else line
+
+
+def _last_number(text: str) -> str | None:
+    """The last formula between dollars or the like, or the last number behind all of them."""
+    formula, behind = None, 0
+    for match in _MATHS.finditer(text):
+        formula, behind = next(group for group in match.groups() if group is not None), match.end()
+    for match in _FRACTION.finditer(text, behind):
+        formula, behind = match[0], match.end()
+    number = _last(_LAST_NUMBER.finditer(text, behind))
+    return number if number is not None else formula
 
 
 def _last_match(text: str, pattern: str) -> str | None:

@@ -15,6 +15,7 @@ from sympy.core.relational import Relational
 _POINTS = (0.7390851332, 1.3247179572, 2.2360679775, 0.3028534213, 1.9021605831)
 # Beyond this, values say little and cost much.
 _MAX_OPERATIONS = 200
+_NO_NUMBERS = (Relational, sympy.MatrixExpr)
 _SMALL = 1e-5
 
 
@@ -62,7 +63,7 @@ def _members(expression: Any) -> list[Any]:
 
 
 def _value(expression: Any) -> float | None:
-    if not isinstance(expression, sympy.Expr) or isinstance(expression, Relational):
+    if not isinstance(expression, sympy.Expr) or isinstance(expression, _NO_NUMBERS):
         return None
     # math-verify lets 9% equal 9; and a product of letters may be a word.
     if expression.has(sympy.UnevaluatedExpr) or isinstance(expression, sympy.Symbol):

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from search.answers.equivalence import Outcome
-from search.answers.normal import exact_key
-from search.answers.pool import WorkerLost, WorkerPool
+from search.answers.normal import exact_key, normalise
+from search.answers.pool import PoolLost, WorkerLost, WorkerPool
 
 # Longer texts are compared as written only.
 MAX_COMPARED_CHARS = 4096
@@ -106,26 +106,26 @@ class MathAnswers:
         for index, key in enumerate(keys):
             first.setdefault(key, index)
         ends = time.monotonic() + self.group_s
-        representatives: list[str] = []
+        representatives: list[int] = []
         group_of: dict[str, int] = {}
         for key, index in first.items():
             place = None
             if representatives and time.monotonic() < ends:
-                place, _ = await self._first_equal(key, representatives, ends)
+                others = [normalise(answers[other]) for other in representatives]
+                place, _ = await self._first_equal(normalise(answers[index]), others, ends)
             if place is None:
-                representatives.append(key)
+                representatives.append(index)
                 group_of[key] = index
             else:
-                group_of[key] = first[representatives[place]]
+                group_of[key] = representatives[place]
         return [group_of[key] for key in keys]
 
     async def is_equal(self, gold: str, answer: str) -> Outcome:
         """See `Equivalence.is_equal`. Raises Unavailable when no process can be started."""
-        keys = exact_key(gold), exact_key(answer)
-        if keys[0] == keys[1]:
+        if exact_key(gold) == exact_key(answer):
             return "equal"
         place, is_decided = await self._first_equal(
-            keys[1], [keys[0]], time.monotonic() + self.group_s
+            normalise(answer), [normalise(gold)], time.monotonic() + self.group_s
         )
         if place is not None:
             return "equal"
@@ -168,7 +168,7 @@ class MathAnswers:
         )
 
     async def _ask(
-        self, answer: str, others: list[str], silence_s: float
+        self, answer: str, others: list[str], silence_s: float, *, is_again: bool = False
     ) -> tuple[int | None, int | None]:
         """(place of the first equal one, None), or (None, place at which the worker was lost)."""
         request = {
@@ -178,13 +178,18 @@ class MathAnswers:
             "cpu_s": self.group_s + self.deadline_s,
         }
         last: dict[str, Any] = {"at": -1, "doing": "read"}
-        async with self._pool.worker() as lease:
-            try:
+        try:
+            async with self._pool.worker() as lease:
                 async for last in lease.ask(request, silence_s=silence_s):
                     if "first" in last:
                         return last["first"], None
-            except WorkerLost:
-                pass
+        except PoolLost:
+            # No answer is to be remembered for that; a second time is one too many.
+            if is_again:
+                return None, last["at"]
+            return await self._ask(answer, others, silence_s, is_again=True)
+        except WorkerLost:
+            pass
         at: int = last["at"]
         if last["doing"] == "compare":
             self._known.add(pair=(others[at], answer))

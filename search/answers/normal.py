@@ -3,10 +3,11 @@ r"""One spelling for answers that differ in decoration only. No mathematics: tha
 import re
 from decimal import Decimal, InvalidOperation
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:,\d{3})*|\d*)(?:\.\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d*)(?:\.\d+)?")
 _MINUS = str.maketrans({"−": "-", "﹣": "-", "－": "-"})
-_EDGES = " \t\r\n*$\u00a0"
-_SPACING = re.compile(r"\\[,;:!>]|\\q?quad(?![a-zA-Z])|\\ |~|[\s\u2000-\u200b\u202f]+")
+_EDGES = " \t\r\n*\u00a0"
+# Not the second half of a matrix's row end.
+_SPACING = re.compile(r"(?<!\\)\\[,;:!> ]|\\q?quad(?![a-zA-Z])|~|[\s\u2000-\u200b\u202f]+")
 _SIZES = re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _WHOLE_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}\\]*)\}")
@@ -48,11 +49,15 @@ def exact_key(answer: str) -> str:
     answer = _SIZES.sub("", _FRACTIONS.sub(r"\\frac", answer))
     # Words keep one space; what stands beside anything else than two letters has none.
     answer = _SPACING.sub(" ", answer).strip()
-    return normalise(re.sub(r"(?<![a-zA-Z]) | (?![a-zA-Z])", "", answer))
+    answer = re.sub(r"(?<![a-zA-Z]) | (?![a-zA-Z])", "", answer)
+    # Without its spaces, the list 32, 349 would be a number.
+    return answer if "," in answer else normalise(answer)
 
 
 def _undecorated(answer: str) -> str:
     answer = answer.strip(_EDGES).rstrip(_EDGES + ".。")
+    if "$" not in (inner := answer.strip("$")) and not inner.endswith("\\"):
+        answer = inner
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]")):
         if answer.startswith(opening) and answer.find(closing) == len(answer) - 2:
             answer = answer[2:-2]

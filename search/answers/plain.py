@@ -37,6 +37,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": sympy.Min,
     "Mod": sympy.Mod,
     "Sum": sympy.Sum,
+    "Integral": sympy.Integral,
     "Product": sympy.Product,
     "gcd": sympy.gcd,
     "lcm": sympy.lcm,
@@ -65,11 +66,14 @@ def read_plain(text: str) -> Any:
     """The sympy value of a plain expression. Raises NotPlain.
 
     One-letter names are real variables, as in math-verify; any other name must be in the tables.
+    A list without parentheses is LaTeX's matter, for which it is a set.
     """
     try:
         tree = ast.parse(text.strip().replace("^", "**"), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NotPlain(text) from error
+    if isinstance(tree, ast.Tuple) and tree.elts and tree.elts[0].col_offset == tree.col_offset:
+        raise NotPlain(text)
     return _value(tree)
 
 
@@ -85,6 +89,8 @@ def _value(node: ast.expr) -> Any:
             return -_value(operand)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _value(operand)
+        case ast.BinOp(left=ast.Name(id="e"), op=ast.Pow(), right=power):
+            return sympy.exp(_value(power))
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
             return _OPERATORS[type(operator)](_value(left), _value(right))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:

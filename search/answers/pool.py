@@ -38,6 +38,10 @@ class WorkerLost(Exception):
     """The worker died under the request, or said nothing for too long and was killed."""
 
 
+class PoolLost(WorkerLost):
+    """All processes are gone, killed by someone else: nobody's answer was at fault."""
+
+
 @dataclass(slots=True)
 class Worker:
     """One socket and whoever is behind it now: the `generation`-th process, 0 before the first."""
@@ -69,7 +73,7 @@ class WorkerPool:
         self.memory_mb = memory_mb
         self._process: Process | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._free: asyncio.Queue[Worker] = asyncio.Queue()
+        self._free: asyncio.Queue[Worker | None] = asyncio.Queue()
         self._all: list[Worker] = []
         self._starting = asyncio.Lock()
         self._restoring: set[asyncio.Task[None]] = set()
@@ -83,7 +87,12 @@ class WorkerPool:
         Raises Unavailable when workers cannot be started, or the pool is closed.
         """
         await self.start()
-        worker = await self._free.get()
+        free = self._free
+        worker = await free.get()
+        if worker is None:
+            # For whoever waits behind this one.
+            free.put_nowait(None)
+            raise Unavailable("the answer checker was stopped")
         lease = Lease(self, worker)
         try:
             yield lease
@@ -101,7 +110,7 @@ class WorkerPool:
         async with self._starting:
             if self._is_closed:
                 raise Unavailable("the answer checker is closed")
-            if self._process is None or self._process.returncode is not None:
+            if self.has_ended:
                 await self._stop()
                 await self._start()
 
@@ -110,6 +119,16 @@ class WorkerPool:
         self._is_closed = True
         async with self._starting:
             await self._stop()
+
+    async def wait_ended(self) -> None:
+        """Wait until the nursery, whose sockets have closed, is known to have ended."""
+        if self._process is not None:
+            await self._process.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the processes are gone; the next use starts them anew, unless it was closed."""
+        return self._process is None or self._process.returncode is not None
 
     def next_request(self) -> int:
         """A number that no other request has."""
@@ -195,6 +214,7 @@ class WorkerPool:
         for worker in self._all:
             worker.writer.close()
         self._all.clear()
+        self._free.put_nowait(None)
         self._free = asyncio.Queue()
         if self._process is not None:
             if self._process.stdin is not None:
@@ -240,7 +260,9 @@ class Lease:
                 if not self.is_busy:
                     return
         except (OSError, asyncio.IncompleteReadError) as error:
-            raise WorkerLost("the worker has gone") from error
+            # The nursery holds the other end too, so it is gone.
+            await self._pool.wait_ended()
+            raise PoolLost("the processes have gone") from error
 
     async def _reply(self, number: int, silence_s: float) -> dict[str, Any]:
         reading = asyncio.ensure_future(self._next_line(number))
@@ -251,6 +273,8 @@ class Lease:
             )
             if reading.done():
                 return reading.result()
+            if death.done() and self._pool.has_ended:
+                raise PoolLost("the processes have gone")
             raise WorkerLost("died" if death.done() else f"silent for {silence_s:g} s")
         finally:
             reading.cancel()

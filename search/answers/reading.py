@@ -17,11 +17,11 @@ _LATEX = LatexExtractionConfig()
 _EXPRESSION = ExprExtractionConfig()
 _DELIMITED = re.compile(r"\$|\\boxed|\\\(|\\\[")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s?\{")
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s?%?")
+_NUMBER = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:[ ,]\d{3})+|\d+)?(?:\.\d+)?\s?%?")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _WORDS = re.compile(r"[^\W\d_][^\d\\^_{}=<>+*/]*")
-_AMOUNT = re.compile(r"(?P<number>[-+]?[\d.,/]+)\s+[A-Za-z][A-Za-z. ]{2,}")
+_AMOUNT = re.compile(r"(?P<number>[-+]?[\d.,/]+)\s+(?!percent|pct|and |or )[A-Za-z][A-Za-z. ]{2,}")
 _NOT_WORDS = frozenset(
     [
         "sqrt",
@@ -138,6 +138,8 @@ def _words(text: str) -> str | None:
 
 
 def _from_unicode(text: str) -> str:
+    # A currency, not the edge of a formula.
+    text = text.replace(r"\$", "")
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _ROOT.sub(lambda root: rf"\sqrt{{{root['group'] or root['word']}}}", text)
     return text.translate(_UNICODE_TABLE).strip()
