@@ -1,10 +1,11 @@
 """What the settings of all strategies share."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from prm.aggregation import AggregationName
 from search.run import by_score
 from search.types import Candidate
 
@@ -40,3 +41,18 @@ class StrategySettings(BaseModel):
         ended = [c for c in candidates if c.finish_reason in ("stop", "length")]
         others = [c for c in candidates if c.finish_reason not in ("stop", "length")]
         return by_score(ended) + by_score(others)
+
+
+class BranchingSettings(StrategySettings):
+    """`n` steps in a round: what is kept of them goes on `width` times each."""
+
+    n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
+    width: int = Field(default=4, ge=1, le=MAX_CANDIDATES)
+    max_rounds: int = Field(default=40, ge=1, le=1000)
+    aggregation: AggregationName | None = None
+
+    @model_validator(mode="after")
+    def _width_divides_n(self) -> Self:
+        if self.n % self.width:
+            raise ValueError(f"width {self.width} must divide n {self.n}")
+        return self

@@ -9,34 +9,21 @@ none is left, or the rounds or the budget are used up.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import cycle, islice
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
-
-from prm.aggregation import AggregationName
 from search.run import SearchRun, by_score
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.base import BranchingSettings
 from search.strategies.expanding import not_continued
 from search.strategies.stepwise import StepRound, end_active, event
 from search.types import Candidate, SearchEvent
 
 
-class Beam(StrategySettings):
+class Beam(BranchingSettings):
     """`n` beams, each survivor continued `width` times."""
 
     is_forward_only: ClassVar[bool] = True
 
     type: Literal["beam"] = "beam"
-    n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
-    width: int = Field(default=4, ge=1, le=MAX_CANDIDATES)
-    max_rounds: int = Field(default=40, ge=1, le=1000)
-    aggregation: AggregationName | None = None
-
-    @model_validator(mode="after")
-    def _width_divides_n(self) -> Self:
-        if self.n % self.width:
-            raise ValueError(f"width {self.width} must divide n {self.n}")
-        return self
 
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Expand, score, prune; `run.candidates` ends as the finished beams and the active ones."""

@@ -9,33 +9,20 @@ that were not the best of theirs: they are written and scored, and one may be th
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
-
-from prm.aggregation import AggregationName
 from search.run import SearchRun, by_score
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.base import BranchingSettings
 from search.strategies.expanding import expand
 from search.types import Candidate, SearchEvent
 
 
-class Dvts(StrategySettings):
+class Dvts(BranchingSettings):
     """`n` steps per round in n / width subtrees, of which each keeps the best of its `width`."""
 
     is_forward_only: ClassVar[bool] = True
 
     type: Literal["dvts"] = "dvts"
-    n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
-    width: int = Field(default=4, ge=1, le=MAX_CANDIDATES)
-    max_rounds: int = Field(default=40, ge=1, le=1000)
-    aggregation: AggregationName | None = None
-
-    @model_validator(mode="after")
-    def _width_divides_n(self) -> Self:
-        if self.n % self.width:
-            raise ValueError(f"width {self.width} must divide n {self.n}")
-        return self
 
     def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Rounds of `width` steps for every subtree that has not ended."""

@@ -15,34 +15,24 @@ import math
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from itertools import cycle, islice
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from prm.aggregation import AggregationName
 from prm.errors import InvalidInput
 from search.run import SearchRun
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.base import BranchingSettings
 from search.strategies.expanding import not_continued, prune
 from search.strategies.stepwise import StepRound, end_active, event
 from search.types import Candidate, SearchEvent
 
 
-class Lookahead(StrategySettings):
+class Lookahead(BranchingSettings):
     """`n` beams, each survivor continued `width` times, valued `depth` steps ahead."""
 
     type: Literal["lookahead"] = "lookahead"
-    n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
-    width: int = Field(default=4, ge=1, le=MAX_CANDIDATES)
     depth: int = Field(default=1, ge=0, le=100)
-    max_rounds: int = Field(default=40, ge=1, le=1000)
-    aggregation: AggregationName | None = None
-
-    @model_validator(mode="after")
-    def _width_divides_n(self) -> Self:
-        if self.n % self.width:
-            raise ValueError(f"width {self.width} must divide n {self.n}")
-        return self
 
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Expand, score, roll out, prune; `max_rounds` counts without the rollouts' own."""

@@ -18,7 +18,12 @@ from tests.server.conftest import RunningServer, rung_serve
 MESSAGES: Any = [{"role": "user", "content": PROBLEM}]
 BEAM = {"type": "beam", "n": 4, "width": 2, "max_rounds": 5}
 SEARCH_OF_BEAM = {"policy": POLICY, "prm": PRM, "problem": PROBLEM, "strategy": BEAM}
-SHORT_FORMS = [f"{word}-4" if "n" in form.fields else word for word, form in WORDS.items()]
+# Nothing is fitted for these models that "calibrated" could go by.
+SHORT_FORMS = [
+    f"{word}-4" if "n" in form.fields else word
+    for word, form in WORDS.items()
+    if word != "calibrated"
+]
 
 
 @pytest.fixture
@@ -75,6 +80,11 @@ def test_without_a_strategy_it_is_a_plain_sample(
     assert usage.completion_tokens_details.rejected_prediction_tokens == 0
     assert completion.system_fingerprint == f"{POLICY}@1"
     assert completion.search["prm"] is None
+
+
+def test_a_selection_that_was_never_fitted_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="rung eval rerank"):
+        ask(client, model=f"calibrated-4/{POLICY}")
 
 
 @pytest.mark.parametrize("form", SHORT_FORMS)

@@ -104,7 +104,7 @@ def test_the_searchs_events_are_named_and_sent_only_when_asked_for(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", sorted(WORDS))
+@pytest.mark.parametrize("word", sorted(WORDS.keys() - {"calibrated"}))
 def test_what_was_sent_early_is_the_winners_beginning(bundled: RunningServer, word: str) -> None:
     form = f"{word}-4" if "n" in WORDS[word].fields else word
     with client_of(bundled) as client:
