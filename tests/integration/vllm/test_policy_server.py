@@ -229,7 +229,12 @@ async def test_a_caller_that_leaves_ends_the_writing(
         assert spent == sum(piece.tokens for piece in whole)
         params = GenerateParams(temperature=1.0, top_p=1.0, max_tokens=120)
         stream = generator.generate(chat(PROBLEMS[0]), asked, params)
-        await anext(stream)
+        first = asyncio.ensure_future(anext(stream))
+        async with asyncio.timeout(30):
+            while not await _metric(client, "num_requests_running"):
+                await asyncio.sleep(0.005)
+        first.cancel()
+        await asyncio.wait([first])
         await stream.aclose()
         async with asyncio.timeout(30):
             while await _metric(client, "num_requests_running"):
