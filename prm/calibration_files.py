@@ -20,6 +20,7 @@ from prm.calibration import Calibration
 from prm.errors import ModelFolderError
 from prm.files import read_json, write_durably
 from prm.manifest import CALIBRATION_FOLDER, ModelVersion
+from prm.validation import first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +123,7 @@ def _read(path: Path, version: ModelVersion) -> Calibration:
     try:
         calibration = Calibration.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ModelFolderError(path, f"field {field}: {first['msg']}; {_REMEDY}") from error
+        raise ModelFolderError(path, f"field {first_problem(error)}; {_REMEDY}") from error
     if not _is_of(calibration, version):
         pinned = calibration.prm
         raise ModelFolderError(

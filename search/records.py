@@ -17,6 +17,7 @@ from prm.calibration_files import file_of
 from prm.errors import ModelFolderError
 from prm.files import read_json, write_durably
 from prm.manifest import ModelRef, ModelVersion
+from prm.validation import first_problem
 
 
 class Record(BaseModel):
@@ -70,9 +71,7 @@ def _read(kind: type[R], path: Path, version: ModelVersion, policy: str) -> R:
     try:
         record = kind.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ModelFolderError(path, f"field {field}: {first['msg']}; {remedy}") from error
+        raise ModelFolderError(path, f"field {first_problem(error)}; {remedy}") from error
     if record.prm != version.ref:
         raise ModelFolderError(
             path,

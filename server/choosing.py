@@ -1,22 +1,17 @@
 """What strategy `auto` stands for: the choice for a budget, by the pair's measured curves."""
 
-import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prm.errors import ModelFolderError
 from prm.manifest import ModelVersion
 from search.budget import EFFORTS, ReasoningEffort
 from search.curves import CurvePoint, Curves, choose
-from search.records import load
 from search.strategies import Strategy
 from search.strategies.auto import Auto
+from server.recorded import recorded
 from server.schemas.search import SearchRequest
-
-logger = logging.getLogger(__name__)
 
 # Spent where the caller names no budget: without one, the widest search would always be chosen.
 DEFAULT_EFFORT: ReasoningEffort = "medium"
@@ -38,7 +33,7 @@ async def with_chosen(
     effort = request.reasoning_effort or DEFAULT_EFFORT
     tokens = request.budget.tokens or EFFORTS[effort].tokens
     assert tokens is not None
-    curves = await asyncio.to_thread(_curves, prm, request.policy) if prm else None
+    curves = await recorded(Curves, prm, request.policy) if prm else None
     usable = _usable(curves, min(max_candidates, tokens)) if curves else None
     choice = choose(
         usable,
@@ -50,15 +45,6 @@ async def with_chosen(
     strategy = _STRATEGIES.validate_python(choice.settings)
     chosen = {"strategy": strategy.model_dump(), "reason": choice.reason}
     return request.model_copy(update={"strategy": strategy, "reasoning_effort": effort}), chosen
-
-
-def _curves(prm: ModelVersion, policy: str) -> Curves | None:
-    """What was measured of this pair. A damaged file is logged, and is none."""
-    try:
-        return load(Curves, prm, policy)
-    except ModelFolderError as error:
-        logger.error("%s; strategy auto does without", error)
-        return None
 
 
 def _usable(curves: Curves, max_candidates: int) -> Curves | None:

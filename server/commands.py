@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prm.errors import InvalidInput, ModelFolderError
+from prm.evaluation.picture import check_picture
 from prm.families import FAMILIES
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
@@ -176,3 +177,11 @@ def _print_search(console: Console, response: SearchResponse) -> None:
         f"stopped by {response.stopped_by}",
         soft_wrap=True,
     )
+
+
+def check_outputs(json_file: Path | None, picture: Path | None) -> None:
+    """Raises InvalidInput when `--json` or `--picture` could not be written, before any work."""
+    if picture:
+        check_picture(picture, "--picture")
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise InvalidInput(f"--json {json_file}: there is no such folder")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from prm.errors import InvalidInput, Unavailable, UnknownModel
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.registry import Registry
+from prm.validation import first_problem
 from server.schemas.models import ModelList, PrmOut
 from server.schemas.score import ScoreRequest, ScoreResponse
 from server.schemas.search import SearchRequest, SearchResponse
@@ -188,6 +189,4 @@ def _validated(kind: type[Request], request: dict[str, Any]) -> Request:
     try:
         return kind.model_validate(request)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{where}: {first['msg']}") from error
+        raise InvalidInput(first_problem(error)) from error

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from prm.calibration import PolicyName
 from prm.errors import InvalidInput
-from prm.evaluation.picture import check_picture
 from prm.evaluation.reliability import Interval
 from prm.manifest import ModelVersion
 from prm.registry import Registry
@@ -20,7 +19,7 @@ from search.reranking.measure import Reranking, measure, steps_of, thresholds_fo
 from search.reranking.picture import draw_reranking
 from search.reranking.pool import Pool, read_pool
 from search.selection import SelectionRecord
-from server.commands import progress_bar
+from server.commands import check_outputs, progress_bar
 from server.connection import prm_of
 from server.settings import Settings
 
@@ -44,10 +43,7 @@ class RerankOptions:
 
 async def rerank_file(options: RerankOptions, settings: Settings) -> None:
     """Measure, show, and keep what was fitted to all problems where a PRM is named."""
-    if options.picture:
-        check_picture(options.picture, "--picture")
-    if options.json_file and not options.json_file.absolute().parent.is_dir():
-        raise InvalidInput(f"--json {options.json_file}: there is no such folder")
+    check_outputs(options.json_file, options.picture)
     policy = _policy(options)
     # Looked up before the fit: a record that has no place to go should not take its time.
     version = None

@@ -11,11 +11,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from prm.errors import InvalidInput
-from prm.evaluation.picture import check_picture
 from prm.manifest import ModelVersion
 from prm.registry import Registry
+from prm.validation import first_problem
 from search import records
-from search.answers import MathAnswers
 from search.curves import CurvePoint, Curves
 from search.evaluation.arms import Arm, with_votes
 from search.evaluation.figures import Report, measure
@@ -25,7 +24,7 @@ from search.evaluation.problems import LabelledProblem, read_problems
 from search.evaluation.runs import ArmRun, Search, run_arms
 from search.run import Strategy, run_search
 from search.types import SearchResult
-from server.commands import progress_bar
+from server.commands import check_outputs, progress_bar
 from server.connection import prm_of
 from server.eval_search_report import print_report
 from server.schemas.search import SearchRequest
@@ -68,10 +67,7 @@ class SearchEvalOptions:
 
 async def search_file(options: SearchEvalOptions, settings: Settings) -> None:
     """Run all, and report: also what is through when the rest is broken off."""
-    if options.picture:
-        check_picture(options.picture, "--picture")
-    if options.json_file and not options.json_file.absolute().parent.is_dir():
-        raise InvalidInput(f"--json {options.json_file}: there is no such folder")
+    check_outputs(options.json_file, options.picture)
     if options.docs:
         check_page(options.docs)
     arms = read_arms(options.strategies)
@@ -120,7 +116,7 @@ async def _run(
 ) -> None:
     with progress_bar(Console(), as_json=False) as progress:
         task = progress.add_task("starting the engine", total=None)
-        async with running_services(settings, registry) as services, MathAnswers() as answers:
+        async with running_services(settings, registry) as services:
             progress.update(task, description="searching", total=1.0)
 
             def show(done: float, doing: str) -> None:
@@ -130,7 +126,7 @@ async def _run(
                 arms,
                 problems,
                 _search(services, options),
-                answers,
+                services.answers,
                 seed=options.seed,
                 concurrency=options.concurrency,
                 on_progress=show,
@@ -152,9 +148,7 @@ def _search(services: Services, options: SearchEvalOptions) -> Search:
                 | {"sampling": sampling}
             )
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidInput(f"{where}: {first['msg']}") from error
+            raise InvalidInput(first_problem(error)) from error
         prepared = await services.searches.prepare(request)
         async with aclosing(run_search(prepared.request.strategy, prepared.run)) as events:
             async for event in events:

@@ -43,13 +43,13 @@ def settings_of(**given: Any) -> "Settings":
     """Options over environment over defaults; a bad value ends the command."""
     from pydantic import ValidationError
 
+    from prm.validation import first_problem
     from server.settings import Settings
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code=2)
+        fail(first_problem(error), code=2)
 
 
 def connection_of(

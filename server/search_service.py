@@ -1,6 +1,5 @@
 """Running one search: check it and gather its parts, then round by round to the answer."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -14,7 +13,6 @@ from prm.manifest import ModelVersion
 from prm.scorer import StepScorer
 from search.answers import Equivalence
 from search.budget import EFFORTS, Budget
-from search.records import load
 from search.run import SearchRun, run_search
 from search.selection import SelectionRecord, Selector
 from search.strategies.adaptive import Adaptive
@@ -22,6 +20,7 @@ from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, Stop
 from server.calibrations import calibration_of_policy, current_calibrations
 from server.choosing import with_chosen
 from server.policies import Policies
+from server.recorded import recorded
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
 from server.scorers import Scorers
 from server.search_limits import check_candidates, check_context
@@ -154,7 +153,7 @@ async def _selector(request: SearchRequest, prm: ModelVersion) -> Selector | Non
     """What was fitted for selection "calibrated". Raises InvalidInput where it asks for nothing."""
     if getattr(request.strategy, "selection", None) != "calibrated":
         return None
-    record = await asyncio.to_thread(load, SelectionRecord, prm, request.policy)
+    record = await recorded(SelectionRecord, prm, request.policy)
     if record is None:
         raise InvalidInput(
             f"strategy.selection: for {prm.key} and policy {request.policy!r} nothing is fitted; "

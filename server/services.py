@@ -38,11 +38,11 @@ class Services:
             self.telemetry.watch_policy_server(self.policies.breaker)
         scorers = Scorers(registry, self._scoring.scorers(self.engine))
         self.scores = ScoreService(scorers, self.telemetry, max_items=settings.max_items)
-        self._answers = MathAnswers(workers=settings.answer_processes)
+        self.answers = MathAnswers(workers=settings.answer_processes)
         self.searches = SearchService(
             scorers,
             self.policies,
-            self._answers,
+            self.answers,
             self.telemetry,
             max_candidates=settings.max_candidates,
         )
@@ -56,7 +56,7 @@ class Services:
         await self.engine.close()
         await self.policies.aclose()
         await self._scoring.aclose()
-        await self._answers.aclose()
+        await self.answers.aclose()
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prm.errors import InvalidInput
+from prm.validation import first_problem
 
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -163,6 +164,4 @@ def _validated(where: str, fields: dict[str, Any]) -> _Response:
     try:
         return _Response.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise InvalidInput(f"{where}: {first_problem(error)}") from error

@@ -17,6 +17,7 @@ from prm.importing.request import ImportRequest
 from prm.manifest import FileRecord, GoldenScore, ModelVersion, PolicyManifest, PrmManifest
 from prm.steps import join_steps
 from prm.types import Trajectory
+from prm.validation import first_problem
 
 
 def draft_manifest(
@@ -59,8 +60,7 @@ def draft_manifest(
         }
         return PrmManifest(**{**common, **found, **given})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise InvalidInput(first_problem(error)) from error
 
 
 def origin_of(folder: Path) -> str:

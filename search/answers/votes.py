@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from search.types import Candidate, Vote
 
 
+def answer_of(candidate: Candidate) -> str | None:
+    """The answer that a candidate votes for: its group's; before it is grouped, its own."""
+    return candidate.group if candidate.group is not None else candidate.answer
+
+
 def count_votes(candidates: Sequence[Candidate]) -> list[Vote]:
     """Votes for each distinct answer, most votes first; among equals the first seen.
 
-    Candidates vote for their group's answer; before they are grouped, for their own. The weight is
-    the sum of the candidates' scores, None when nothing was scored.
+    The weight is the sum of the candidates' scores, None when nothing was scored.
     """
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        answer = candidate.group if candidate.group is not None else candidate.answer
-        if answer is not None:
+        if (answer := answer_of(candidate)) is not None:
             groups.setdefault(answer, []).append(candidate)
     is_scored = any(candidate.score is not None for candidate in candidates)
     votes = [

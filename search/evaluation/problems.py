@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prm.errors import InvalidInput
 from prm.evaluation.labelled import read_text
+from prm.validation import first_problem
 
 
 class _Message(BaseModel):
@@ -65,8 +66,6 @@ def _problem(where: str, line: str) -> LabelledProblem:
     try:
         fields = _Line.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise InvalidInput(f"{where}: {first_problem(error)}") from error
     question = fields.model_dump(include={"problem", "messages"}, exclude_none=True)
     return LabelledProblem(where=where, question=question, answer=fields.answer)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prm.errors import InvalidInput
 from prm.evaluation.labelled import Score, read_text
+from prm.validation import first_problem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -111,9 +112,7 @@ def _row(where: str, line: str) -> _Row:
     try:
         return _Row.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+        raise InvalidInput(f"{where}: {first_problem(error)}") from error
 
 
 def _problem(row: _Row, unit: Unit) -> PoolProblem:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from search.answers import count_votes
+from search.answers import answer_of, count_votes
 from search.run import by_score
 from search.selection import Selection
 from search.types import Candidate
@@ -44,8 +44,3 @@ def _by_probability(candidates: Sequence[Candidate]) -> list[Candidate]:
 def _probability_of(answer: str, candidates: Sequence[Candidate]) -> float:
     """What the candidates with this answer add up to."""
     return math.fsum(c.probability or 0.0 for c in candidates if answer_of(c) == answer)
-
-
-def answer_of(candidate: Candidate) -> str | None:
-    """The answer that a candidate votes for."""
-    return candidate.group if candidate.group is not None else candidate.answer

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from search.budget import Budget
 from search.generator import EndedBy
-from search.run import SearchRun, run_search
+from search.run import run_search
 from search.strategies.beam import Beam
-from search.types import Sampling, SearchEvent, SearchProblem, SearchResult
-from tests.factories import user
+from search.types import SearchEvent, SearchResult
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
+from tests.search.runs import new_run
 
 pytestmark = pytest.mark.anyio
 
@@ -31,22 +31,6 @@ def likes_d(step: str) -> float:
     """Higher letters are better; an answer is as good as its letters."""
     letters = step.removeprefix("Answer: ")
     return sum(max(0, "abcd".find(letter)) for letter in letters) / (3 * max(1, len(letters)))
-
-
-def new_run(
-    generator: ScriptedGenerator,
-    scorer: ScriptedScorer,
-    *,
-    budget: Budget | None = None,
-    max_tokens: int = 100,
-) -> SearchRun:
-    return SearchRun(
-        SearchProblem(messages=user("?")),
-        generator,
-        scorer,
-        sampling=Sampling(max_tokens=max_tokens, seed=1),
-        budget=budget or Budget(),
-    )
 
 
 async def finish(

@@ -223,9 +223,13 @@ def test_calibrated_selection_needs_what_was_fitted_for_this_pair(
         candidates=1600,
         accuracy={},
     )
-    save(version, record)
+    path = save(version, record)
     found = search(http, strategy=strategy)
     assert found["text"] in [candidate["text"] for candidate in found["candidates"]]
+    path.write_text("{")
+    error = refused(http, 400, strategy=strategy)
+    assert error["param"] == "strategy.selection"
+    assert str(models) not in error["message"]
 
 
 BEAM = {"type": "beam", "n": 4, "width": 2}

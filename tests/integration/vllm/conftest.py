@@ -5,7 +5,6 @@
 
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from benchmarks.processes import end_group
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import Registry
 from search.generator import Generator
@@ -151,7 +151,7 @@ def _starting(
     try:
         yield server, process, log
     finally:
-        _end(process)
+        end_group(process)
 
 
 def _command(model: ServedFolder, port: int) -> list[str]:
@@ -182,15 +182,3 @@ def _wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
     state = "is not healthy" if process.returncode is None else f"ended ({process.returncode})"
     pytest.fail(f"vLLM {state} after at most {START_TIMEOUT_S:.0f} s; its log ends:\n{tail}")
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the whole group: vLLM's engine and workers are processes of their own."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=20)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

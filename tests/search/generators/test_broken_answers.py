@@ -24,13 +24,7 @@ from tests.search.generators.scripted_server import (
     write,
 )
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def _no_waits_between_tries() -> Any:
-    with stamina.set_testing(True, attempts=3, cap=True):
-        yield
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_tries")]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
-import stamina
 
 from prm.errors import InvalidInput, Unavailable
 from search.generators.breaker import Breaker
@@ -25,15 +24,9 @@ from tests.search.generators.scripted_server import (
     write,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_tries")]
 
 Ask = Callable[[Callable[[dict[str, Any], int], Iterable[bytes]]], Any]
-
-
-@pytest.fixture(autouse=True)
-def _no_waits_between_tries() -> Any:
-    with stamina.set_testing(True, attempts=3, cap=True):
-        yield
 
 
 @pytest.fixture

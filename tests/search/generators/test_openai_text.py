@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput, Unavailable
@@ -25,15 +24,9 @@ from tests.search.generators.scripted_server import (
     write,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_tries")]
 
 SOLUTION = "2 + 3 = 5 \n\n  ½·4\u2028= 2\n\n(a|b)* é\n\n𝟒 is it. "
-
-
-@pytest.fixture(autouse=True)
-def _no_waits_between_tries() -> Any:
-    with stamina.set_testing(True, attempts=3, cap=True):
-        yield
 
 
 @pytest.fixture(scope="module")
