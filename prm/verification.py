@@ -34,10 +34,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How all asks of a call are written. A text ends before the first of the `stop` strings."""
+    """How all asks of a call are written. A text ends before the first of the `stop` strings.
+
+    `top_k` 0 is all tokens.
+    """
 
     temperature: float
     top_p: float
+    top_k: int
     stop: tuple[str, ...]
 
 
@@ -206,7 +210,10 @@ class Verification:
     ) -> list[Written]:
         """Continuations that fit their rooms; where there is none for a token, an empty one."""
         possible = [ask for ask in asks if ask.max_tokens >= 1]
-        style = Style(temperature=self._recipe.temperature, top_p=self._recipe.top_p, stop=stop)
+        recipe = self._recipe
+        style = Style(
+            temperature=recipe.temperature, top_p=recipe.top_p, top_k=recipe.top_k, stop=stop
+        )
         found = iter(await self._model.write(possible, style) if possible else [])
         nothing = Written(text="", tokens=0, ended_by="length")
         written = [

@@ -151,6 +151,7 @@ class LocalVerdicts:
         params = SamplingParams(
             temperature=style.temperature,
             top_p=style.top_p,
+            top_k=style.top_k,
             max_tokens=ask.max_tokens,
             stop=style.stop,
         )

@@ -50,6 +50,7 @@ class EngineVerdicts:
             max_tokens=tuple(ask.max_tokens for ask in asks),
             temperature=style.temperature,
             top_p=style.top_p,
+            top_k=style.top_k,
             stop=style.stop,
             keep_stop=(),
             seconds=None,
@@ -95,9 +96,9 @@ class VllmVerdicts:
             "max_tokens": ask.max_tokens,
             "temperature": style.temperature,
             "top_p": style.top_p,
+            "top_k": style.top_k or -1,
             "stop": style.stop,
             # A model's `generation_config.json` would set these, which the engine does not have.
-            "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
         }

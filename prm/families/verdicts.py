@@ -29,8 +29,8 @@ JOINT = 8
 # What the authors' scripts set, by recipe; a manifest may state otherwise. Sources: the docstrings
 # of `genprm.py` and `thinkprm.py`.
 AUTHORS: Settings = {
-    "genprm": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 2048},
-    "thinkprm": {"temperature": 0.0, "top_p": 1.0, "max_tokens": 8172},
+    "genprm": {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 2048},
+    "thinkprm": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8172},
 }
 
 
@@ -38,6 +38,7 @@ class GenerativeRecipe(Recipe):
     """How often, how freely and how long a generative PRM writes, and what it is asked.
 
     `max_tokens` bounds what is written for one verdict; `seed` and the text decide the samples.
+    `top_k` 0 is all tokens.
     Of GenPRM alone: `analyze` and `verify` choose the blocks that are written before the verdict.
     Code in a verify block is never run: `execute_code` says so, and can say nothing else.
     Of ThinkPRM alone: `step_scores`, see `thinkprm.py`.
@@ -47,6 +48,7 @@ class GenerativeRecipe(Recipe):
     samples: int = Field(default=1, ge=1, le=64)
     temperature: Finite = Field(ge=0, le=10)
     top_p: Finite = Field(gt=0, le=1)
+    top_k: int = Field(ge=0)
     max_tokens: int = Field(ge=1)
     decision_temperature: Finite = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)

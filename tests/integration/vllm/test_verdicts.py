@@ -106,7 +106,7 @@ async def test_texts_end_for_the_same_reasons(vllm: VllmServer, version: ModelVe
     ids = ChatTokenizer(version.folder).encode_markup("<|im_start|>user\nWhat?<|im_end|>\n")
     local = LocalVerdicts(version)
     asks = [Ask(ids=ids[: 3 + n], seed=n, max_tokens=40) for n in range(12)]
-    style = Style(temperature=0.0, top_p=1.0, stop=())
+    style = Style(temperature=0.0, top_p=1.0, top_k=0, stop=())
     whole = await local.write(asks, style)
     async with verdicts(vllm, version) as model:
         there = await model.write(asks, style)
@@ -117,11 +117,25 @@ async def test_texts_end_for_the_same_reasons(vllm: VllmServer, version: ModelVe
             stop = piece.text[len(piece.text) // 2 :][:2]
             if "\ufffd" in stop or not stop:
                 continue
-            stopping = Style(temperature=0.0, top_p=1.0, stop=(stop,))
+            stopping = Style(temperature=0.0, top_p=1.0, top_k=0, stop=(stop,))
             (stopped,) = await model.write([ask], stopping)
             assert [stopped] == await local.write([ask], stopping)
             assert stopped.ended_by == "stop"
             assert stopped.text == piece.text[: piece.text.index(stop)]
+
+
+async def test_one_token_to_choose_from_is_the_likeliest(
+    vllm: VllmServer, version: ModelVersion
+) -> None:
+    ids = ChatTokenizer(version.folder).encode_markup("<|im_start|>user\nWhat?<|im_end|>\n")
+    asks = [Ask(ids=ids[: 3 + n], seed=n, max_tokens=20) for n in range(4)]
+    local = LocalVerdicts(version)
+    greedy = await local.write(asks, Style(temperature=0.0, top_p=1.0, top_k=0, stop=()))
+    only_one = Style(temperature=2.0, top_p=1.0, top_k=1, stop=())
+    assert await local.write(asks, only_one) == greedy
+    async with verdicts(vllm, version) as model:
+        there = await model.write(asks, only_one)
+    assert there == [replace(piece, text=piece.text.rstrip("\ufffd")) for piece in greedy]
 
 
 async def test_greedy_scores_are_those_of_the_engine(
