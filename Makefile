@@ -35,7 +35,7 @@ serve: setup
 	$(VENV)/bin/rung serve $(ARGS)
 
 test: lint
-	$(VENV)/bin/pytest -m "not vllm and not gpu" $(ARGS)
+	$(VENV)/bin/pytest -m "not vllm and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .
