@@ -23,15 +23,37 @@ def target_logprobs(
     tile: tuple[int, int] | None = None,
 ) -> Float[Tensor, "tokens"]:
     """log softmax(head · hidden)[target] for every token, float32."""
+    chosen, log_sums = target_logits(hidden, head, targets, tile=tile)
+    return chosen - log_sums
+
+
+def target_logits(
+    hidden: Float[Tensor, "tokens size"],
+    head: Float[Tensor, "vocab size"],
+    targets: Int[Tensor, "tokens"],
+    *,
+    tile: tuple[int, int] | None = None,
+) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
+    """The target's logit and the log-sum-exp of all logits, for every token, float32."""
+    rows, columns = tile_of(hidden, head, tile)
+    chosen = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    log_sums = torch.empty_like(chosen)
+    for start in range(0, len(targets), rows):
+        place = slice(start, start + rows)
+        chosen[place], log_sums[place] = _of_rows(hidden[place], head, targets[place], columns)
+    return chosen, log_sums
+
+
+def tile_of(
+    hidden: Float[Tensor, "tokens size"],
+    head: Float[Tensor, "vocab size"],
+    tile: tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    """Tokens and vocabulary entries of a tile: as asked for, or as the device likes it."""
     most_rows, most_columns = tile or TILES.get(hidden.device.type, TILES["cpu"])
     columns = min(most_columns, head.shape[0])
     # A small vocabulary leaves room for more tokens.
-    rows = max(most_rows, most_rows * most_columns // columns)
-    result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(targets), rows):
-        place = slice(start, start + rows)
-        result[place] = _of_rows(hidden[place], head, targets[place], columns)
-    return result
+    return max(most_rows, most_rows * most_columns // columns), columns
 
 
 def float_logits(
@@ -59,7 +81,7 @@ def _of_rows(
     head: Float[Tensor, "vocab size"],
     targets: Int[Tensor, "n"],
     columns: int,
-) -> Float[Tensor, "n"]:
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     chosen = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
     parts = []
     for first in range(0, head.shape[0], columns):
@@ -72,4 +94,4 @@ def _of_rows(
         # pass in float32 over what may be a lower precision, at half the cost of exp and sum.
         logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
         parts.append(logits.amax(-1).float() - logprobs.amax(-1))
-    return chosen - torch.stack(parts).logsumexp(0)
+    return chosen, torch.stack(parts).logsumexp(0)
