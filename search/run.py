@@ -3,57 +3,33 @@
     run_search → strategy.rounds: run.write → run.score → prune → … → group → rank → result
 
 A strategy is an async generator of events over rounds. It holds no model and no HTTP: it asks its
-run to write and to score, and the run keeps the accounts.
+run to write (`writing.py`) and to score (`scoring.py`), and the run keeps the accounts.
 """
 
-import asyncio
-import hashlib
-import math
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from prm.aggregation import AggregationName
-from prm.errors import InvalidInput
-from prm.scorer import ScoredBatch
-from prm.steps import cut_steps
-from prm.types import ScoredTrajectory, Trajectory
+from search.accounts import Accounts
 from search.answers import Equivalence, ExactAnswers, count_votes, extract_answer
 from search.budget import Budget, Meter
-from search.generator import GenerateParams, Generator, Want, Written
+from search.generator import GenerateParams, Generator
+from search.scoring import CandidateScorer, IfUnreadable, TrajectoryScorer
 from search.selection import Selector
 from search.types import (
     Candidate,
     FinishReason,
     Sampling,
-    ScoredStep,
     SearchEvent,
     SearchProblem,
     SearchResult,
     SearchUsage,
     StoppedBy,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """How much a candidate may write now, and why it ends there. None: it does not."""
-
-    tokens: int
-    reason: FinishReason | None
-
-
-class TrajectoryScorer(Protocol):
-    """What a search asks of a PRM. `prm.scorer.Scorer` is one."""
-
-    @property
-    def step_separator(self) -> str: ...
-    def check(self, trajectory: Trajectory) -> None: ...
-    async def score(
-        self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
-    ) -> ScoredBatch: ...
+from search.writing import Writing
 
 
 class Strategy(Protocol):
@@ -87,36 +63,38 @@ class SearchRun:
         self.sampling = sampling
         self.scorer = scorer
         self.step_separator = scorer.step_separator if scorer else step_separator
-        self.meter = Meter(budget)
         self.candidates: list[Candidate] = []
         self.tree: list[Candidate] = []
         self.rounds = 0
-        self.stopped_by: StoppedBy = "finished"
         self.choice: Mapping[str, Any] | None = None
+        self._accounts = Accounts(budget)
         self._generator = generator
         self._equivalence = equivalence or ExactAnswers()
-        self._selector = selector
-        self._cuts: dict[int, _Cut] = {}
-        self._prompt_tokens = 0
-        self._scored_tokens = 0
-        self._cached_tokens = 0
-        self._generate_s = 0.0
-        self._score_s = 0.0
+        self._candidate_scorer = CandidateScorer(
+            problem.messages,
+            scorer,
+            step_separator=self.step_separator,
+            selector=selector,
+            accounts=self._accounts,
+        )
+
+    @property
+    def meter(self) -> Meter:
+        """What of the budget is spent and left."""
+        return self._accounts.meter
+
+    @property
+    def stopped_by(self) -> StoppedBy:
+        """What the search is to end by; "finished" while nothing stops it."""
+        return self._accounts.stopped_by
+
+    @stopped_by.setter
+    def stopped_by(self, reason: StoppedBy) -> None:
+        self._accounts.stopped_by = reason
 
     def affordable(self, candidates: int) -> int:
-        """How many of so many continuations the budget still pays, with a token for each.
-
-        Fewer than asked for is noted as what the search was stopped by.
-        """
-        tokens, calls = self.meter.tokens_left, self.meter.calls_left
-        paid = candidates
-        if tokens is not None and tokens < paid:
-            paid, self.stopped_by = tokens, "budget.tokens"
-        if calls is not None and calls < paid:
-            paid, self.stopped_by = calls, "budget.calls"
-        if self.meter.seconds_left == 0:
-            paid, self.stopped_by = 0, "budget.seconds"
-        return paid
+        """See `Accounts.affordable`."""
+        return self._accounts.affordable(candidates)
 
     async def write(
         self,
@@ -133,29 +111,14 @@ class SearchRun:
         of the token budget leave; one that the budget cuts ends as "budget" and so does the search.
         Ask for no more than `affordable`. `temperature` None is the search's own.
         """
-        share = self.meter.share(len(parents))
-        first = len(self.tree)
-        cuts = [self._cut(parent, share, at_most) for parent in parents]
-        self._cuts = {first + place: cut for place, cut in enumerate(cuts)}
-        self.meter.calls += len(parents)
-        self.tree.extend(
-            Candidate(
-                index=first + place,
-                parent=parent.index if parent else None,
-                round=self.rounds,
-                tokens=parent.tokens if parent else 0,
-            )
-            for place, parent in enumerate(parents)
+        writing = Writing(
+            parents,
+            tree=self.tree,
+            accounts=self._accounts,
+            sampling=self.sampling,
+            round_=self.rounds,
+            at_most=at_most,
         )
-        wants = [
-            Want(
-                number=first + place,
-                prefix=parent.prefix if parent else Candidate(index=0).prefix,
-                seed=derive_seed(self.sampling.seed, self.rounds, place),
-                max_tokens=cuts[place].tokens,
-            )
-            for place, parent in enumerate(parents)
-        ]
         params = GenerateParams(
             temperature=self.sampling.temperature if temperature is None else temperature,
             top_p=self.sampling.top_p,
@@ -166,41 +129,35 @@ class SearchRun:
         )
         self.rounds += 1
         started = time.perf_counter()
-        written = self._generator.generate(self.problem.messages, wants, params)
+        written = self._generator.generate(self.problem.messages, writing.wants, params)
         async with aclosing(written) as stream:
             async for piece in stream:
-                yield self._take(piece)
-        self._generate_s += time.perf_counter() - started
+                yield writing.take(piece)
+        self._accounts.generate_s += time.perf_counter() - started
 
     async def score(
-        self, candidates: Sequence[Candidate], *, aggregation: AggregationName | None = None
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        aggregation: AggregationName | None = None,
+        must_read: bool = True,
     ) -> list[Candidate]:
-        """The same candidates with steps and scores: one scoring call. Without a PRM, steps only.
+        """The same candidates with steps and scores: one scoring call. See `CandidateScorer`.
 
-        A candidate that is longer than the PRM reads keeps the score None. Raises InvalidInput
-        when that is so for all of them.
+        Where the PRM can read none of them, the search stops if an earlier one came to its end with
+        a score, and else InvalidInput is raised; unless they need not be read.
         """
         started = time.perf_counter()
-        trajectories = {
-            candidate.index: Trajectory(
-                messages=self.problem.messages,
-                response=candidate.text,
-                steps=cut_steps(candidate.text, self.step_separator),
-            )
-            for candidate in candidates
-            if candidate.text.replace(self.step_separator, "").strip()
-        }
-        scored: Mapping[int, ScoredTrajectory] = {}
-        if self.scorer and trajectories:
-            scored = await self._read(self.scorer, trajectories, aggregation)
-        result = [
-            _with_scores(c, trajectories.get(c.index), scored.get(c.index), self._selector)
-            for c in candidates
-        ]
-        for candidate in result:
+        if_unreadable: IfUnreadable = "go_on"
+        if must_read:
+            if_unreadable = "stop" if any(map(_is_answer, self.tree)) else "raise"
+        scored = await self._candidate_scorer.score(
+            candidates, aggregation, if_unreadable=if_unreadable
+        )
+        for candidate in scored:
             self.tree[candidate.index] = candidate
-        self._score_s += time.perf_counter() - started
-        return result
+        self._accounts.score_s += time.perf_counter() - started
+        return scored
 
     async def group(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The same candidates, each with the answer that stands for all equivalent to its own."""
@@ -221,16 +178,8 @@ class SearchRun:
         return ended
 
     def usage(self, winner: Candidate | None = None) -> SearchUsage:
-        """What was spent until now; all of it is discarded but the winner's tokens."""
-        generated = self.meter.generated_tokens
-        return SearchUsage(
-            policy_calls=self.meter.calls,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=generated,
-            discarded_tokens=generated - (winner.tokens if winner else 0),
-            scored_tokens=self._scored_tokens,
-            cached_tokens=self._cached_tokens,
-        )
+        """See `Accounts.usage`."""
+        return self._accounts.usage(winner)
 
     def result(self, ranking: Sequence[Candidate]) -> SearchResult:
         """What was found and what it cost."""
@@ -243,78 +192,14 @@ class SearchRun:
             rounds=self.rounds,
             stopped_by=self.stopped_by,
             usage=self.usage(winner),
-            generate_ms=1e3 * self._generate_s,
-            score_ms=1e3 * self._score_s,
+            generate_ms=1e3 * self._accounts.generate_s,
+            score_ms=1e3 * self._accounts.score_s,
             choice=self.choice,
         )
 
-    async def _read(
-        self,
-        scorer: TrajectoryScorer,
-        trajectories: Mapping[int, Trajectory],
-        aggregation: AggregationName | None,
-    ) -> Mapping[int, ScoredTrajectory]:
-        """The scores of those that the PRM can read; a text that several wrote is read once."""
-        firsts: dict[str, int] = {}
-        for index, trajectory in trajectories.items():
-            firsts.setdefault(trajectory.response, index)
-        distinct = {index: trajectories[index] for index in firsts.values()}
-        readable = await asyncio.to_thread(_readable, scorer, distinct)
-        batch = await scorer.score([distinct[i] for i in readable], aggregation=aggregation)
-        items = dict(zip(readable, batch.items, strict=True))
-        scored = {}
-        for index, trajectory in trajectories.items():
-            first = firsts[trajectory.response]
-            if first in items:
-                item = scored[index] = items[first]
-                read = item.scored_tokens if index == first else 0
-                self._scored_tokens += read
-                self._cached_tokens += item.scored_tokens + item.cached_tokens - read
-        return scored
 
-    def _cut(self, parent: Candidate | None, share: int | None, at_most: int | None) -> _Cut:
-        """The least of a candidate's own limit, its share of the budget and `at_most`."""
-        left = self.sampling.max_tokens - (parent.tokens if parent else 0)
-        cut = _Cut(left, "length")
-        if share is not None and share < cut.tokens:
-            cut = _Cut(share, "budget")
-        # Of equals: what others leave of their shares may pay for more.
-        if at_most is not None and at_most < cut.tokens + (cut.reason == "budget"):
-            cut = _Cut(at_most, None)
-        assert cut.tokens >= 1, "nobody asks for a candidate that may write nothing"
-        return cut
-
-    def _take(self, written: Written) -> Candidate:
-        """Book what was written and make it a candidate."""
-        self.meter.generated_tokens += written.tokens
-        draft = self.tree[written.number]
-        draft_text = self.tree[draft.parent].text if draft.parent is not None else ""
-        tokens = draft.tokens + written.tokens
-        self._prompt_tokens = written.prompt_tokens
-        finish: FinishReason | None = None
-        match written.ended_by:
-            case "eos" | "stop":
-                finish = "stop"
-            case "separator" if written.prefix.text == draft_text:
-                # A policy that says nothing would say nothing for ever.
-                finish = "stop"
-            case "length":
-                # Short of what it was allowed, the model's context was full.
-                cut = self._cuts[written.number]
-                finish = cut.reason if written.tokens >= cut.tokens else "length"
-                if finish == "budget":
-                    self.stopped_by = "budget.tokens"
-            case "deadline":
-                finish, self.stopped_by = "budget", "budget.seconds"
-        candidate = replace(
-            draft,
-            prefix=written.prefix,
-            tokens=tokens,
-            answer=extract_answer(written.prefix.text) if finish else None,
-            finish_reason=finish,
-        )
-        self.tree[candidate.index] = candidate
-        return candidate
+def _is_answer(candidate: Candidate) -> bool:
+    return candidate.score is not None and candidate.finish_reason in ("stop", "length")
 
 
 async def run_search(
@@ -326,58 +211,3 @@ async def run_search(
             yield event
     run.candidates = await run.group(run.candidates)
     yield run.result(strategy.rank(run.candidates))
-
-
-def derive_seed(seed: int, round_: int, place: int) -> int:
-    """A seed of its own for each continuation of a search, below 2^63."""
-    digest = hashlib.sha256(f"{seed}/{round_}/{place}".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1
-
-
-def by_score(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The highest score first; equals, and those without a score, in the order written."""
-    return sorted(
-        candidates, key=lambda c: (-(c.score if c.score is not None else -math.inf), c.index)
-    )
-
-
-def _readable(scorer: TrajectoryScorer, trajectories: Mapping[int, Trajectory]) -> list[int]:
-    """Indices of those that the PRM can read. Raises InvalidInput when there is none."""
-    readable = []
-    reason: InvalidInput | None = None
-    for index, trajectory in trajectories.items():
-        try:
-            scorer.check(trajectory)
-            readable.append(index)
-        except InvalidInput as error:
-            reason = error
-    if reason is not None and not readable:
-        raise InvalidInput(
-            f"no candidate can be scored: {reason}; or lower sampling.max_tokens",
-            param="sampling.max_tokens",
-        ) from reason
-    return readable
-
-
-def _with_scores(
-    candidate: Candidate,
-    trajectory: Trajectory | None,
-    scored: ScoredTrajectory | None,
-    selector: Selector | None,
-) -> Candidate:
-    if trajectory is None:
-        return candidate
-    # An outcome reward model scores the whole as one step.
-    steps = scored.trajectory.steps if scored else trajectory.steps
-    scores = scored.step_scores if scored else [None] * len(steps)
-    return replace(
-        candidate,
-        steps=tuple(
-            ScoredStep(text=step.text, score=score)
-            for step, score in zip(steps, scores, strict=True)
-        ),
-        score=scored.score if scored else None,
-        probability=selector.probability([score.score for score in scored.step_scores])
-        if selector and scored
-        else None,
-    )

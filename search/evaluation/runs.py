@@ -13,8 +13,9 @@ from search.answers import Equivalence
 from search.answers import Outcome as Verdict
 from search.evaluation.arms import Arm, by_work
 from search.evaluation.problems import LabelledProblem
-from search.run import Strategy, derive_seed
+from search.run import Strategy
 from search.types import Candidate, SearchResult, SearchUsage
+from search.writing import derive_seed
 
 Search = Callable[[LabelledProblem, Strategy, int], Awaitable[SearchResult]]
 """Runs one search: problem, strategy, seed."""

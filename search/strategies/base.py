@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prm.aggregation import AggregationName
-from search.run import by_score
+from search.ranking import by_score
 from search.types import Candidate
 
 # More is a slip of the keyboard. What a server really does for one request is its own setting.

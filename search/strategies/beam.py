@@ -11,7 +11,8 @@ from contextlib import aclosing
 from itertools import cycle, islice
 from typing import ClassVar, Literal
 
-from search.run import SearchRun, by_score
+from search.ranking import by_score
+from search.run import SearchRun
 from search.strategies.base import BranchingSettings
 from search.strategies.expanding import not_continued
 from search.strategies.stepwise import StepRound, end_active, event

@@ -11,7 +11,8 @@ that were not the best of theirs: they are written and scored, and one may be th
 from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar, Literal
 
-from search.run import SearchRun, by_score
+from search.ranking import by_score
+from search.run import SearchRun
 from search.strategies.base import BranchingSettings
 from search.strategies.expanding import expand
 from search.types import Candidate, SearchEvent

@@ -22,12 +22,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from prm.aggregation import AggregationName
-from search.run import SearchRun, derive_seed
+from search.run import SearchRun
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
 from search.strategies.expanding import not_continued, prune
 from search.strategies.stepwise import StepRound, end_active
 from search.strategies.weights import logits_of, scores_of, softmax
 from search.types import Candidate, SearchEvent
+from search.writing import derive_seed
 
 # The place in a round from which the drawing takes its seed; the candidates' are 0 and up.
 _DRAWING = -1

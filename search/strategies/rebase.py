@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from prm.aggregation import AggregationName
-from search.run import SearchRun, by_score
+from search.ranking import by_score
+from search.run import SearchRun
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
 from search.strategies.expanding import expand
 from search.strategies.weights import apportion, scores_of, softmax

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from search.answers import answer_of, count_votes
-from search.run import by_score
+from search.ranking import by_score
 from search.selection import Selection
 from search.types import Candidate
 

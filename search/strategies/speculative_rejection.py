@@ -18,7 +18,8 @@ from typing import Literal
 from pydantic import Field
 
 from prm.aggregation import AggregationName
-from search.run import SearchRun, by_score
+from search.ranking import by_score
+from search.run import SearchRun
 from search.strategies.base import MAX_CANDIDATES, StrategySettings
 from search.strategies.stepwise import end_active, event
 from search.types import Candidate, SearchEvent

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from search.generator import EndedBy
-from search.run import derive_seed
 from search.strategies.particle_filter import (
     ParticleFilter,
     effective_sample_size,
@@ -19,6 +18,7 @@ from search.strategies.particle_filter import (
 )
 from search.strategies.weights import logits_of
 from search.types import Candidate
+from search.writing import derive_seed
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
 from tests.search.runs import finish, new_run
 
