@@ -139,10 +139,10 @@ async def test_an_engine_is_not_killed_for_the_servers_own_silence(tiny_models: 
 
 @pytest.mark.slow
 async def test_a_busy_engine_is_not_taken_for_a_silent_one(tiny_models: Path) -> None:
-    async with running(tiny_models, max_batch=1, silence_s=4) as client:
+    async with running(tiny_models, max_batch=1, silence_s=3) as client:
         started = time.monotonic()
-        while time.monotonic() - started < 12:
-            await sample(client, sample_request(count=100, max_tokens=250))
+        while time.monotonic() - started < 8:
+            await sample(client, sample_request(count=20, max_tokens=250))
         assert client.restarts == 0
 
 

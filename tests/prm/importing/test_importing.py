@@ -24,27 +24,47 @@ def files_under(root: Path) -> list[Path]:
     return list(root.rglob("*")) if root.exists() else []
 
 
+@pytest.fixture(scope="module")
+def every_family(
+    folders: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The version folder of a family's checkpoint, imported once."""
+    root = tmp_path_factory.mktemp("imported") / "models"
+
+    def version(family: str) -> Path:
+        if not (root / family).exists():
+            imported(folders(family), root, name=family, asked=SAID.get(family, Asked()))
+        return root / family / "1"
+
+    return version
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", CHECKPOINTS)
-def test_every_family_is_imported_with_scores_that_an_engine_reproduces(
-    family: str, folders: Callable[[str], Path], tmp_path: Path
+def test_every_family_is_imported_with_scores_of_many_items(
+    family: str, every_family: Callable[[str], Path]
 ) -> None:
-    done = imported(folders(family), tmp_path / "models", asked=SAID.get(family, Asked()))
-    version = Registry.open(tmp_path / "models").get("new")
-    assert version is not None
+    version = load_version(every_family(family))
     assert isinstance(version.manifest, PrmManifest)
-    assert version.manifest.golden == done.manifest.golden
     assert len(version.manifest.golden) == len(BUILT_IN) >= 4
     for golden in version.manifest.golden:
         assert len(golden.raw) == (1 if family == "outcome" else len(golden.steps))
     assert len({number for golden in version.manifest.golden for number in golden.raw}) > 4
-    # What a server does with it before it is ready, in a process of its own.
+
+
+@pytest.mark.slow
+def test_an_engine_reproduces_the_scores_of_every_family(
+    every_family: Callable[[str], Path],
+) -> None:
+    # What a server does with them before it is ready, in a process of its own.
     check = (
         "import sys; from pathlib import Path; from prm.registry import load_version; "
         "from prm.engine.worker import load_models; "
-        "load_models([load_version(Path(sys.argv[1]))], device='cpu', dtype=None, max_batch=1)"
+        "versions = [load_version(Path(folder)) for folder in sys.argv[1:]]; "
+        "load_models(versions, device='cpu', dtype=None, max_batch=1)"
     )
-    subprocess.run([sys.executable, "-P", "-c", check, str(version.folder)], check=True)
+    folders = [str(every_family(family)) for family in CHECKPOINTS]
+    subprocess.run([sys.executable, "-P", "-c", check, *folders], check=True)
 
 
 def card_scores(folder: Path, problem: str, steps: tuple[str, ...]) -> list[float]:
