@@ -87,18 +87,7 @@ class CandidateScorer:
         for index, trajectory in trajectories.items():
             firsts.setdefault(trajectory.response, index)
         distinct = {index: trajectories[index] for index in firsts.values()}
-        readable, reason = await asyncio.to_thread(_readable, scorer, distinct)
-        if reason is not None and not readable:
-            if if_unreadable == "raise":
-                raise InvalidInput(
-                    f"no candidate can be scored: {reason}; or lower sampling.max_tokens",
-                    param="sampling.max_tokens",
-                ) from reason
-            if if_unreadable == "stop":
-                self._accounts.stopped_by = "prm.context"
-            return {}
-        batch = await scorer.score([distinct[i] for i in readable], aggregation=aggregation)
-        items = dict(zip(readable, batch.items, strict=True))
+        items = await self._items(scorer, distinct, aggregation, if_unreadable)
         scored = {}
         for index, trajectory in trajectories.items():
             first = firsts[trajectory.response]
@@ -108,6 +97,34 @@ class CandidateScorer:
                 self._accounts.scored_tokens += read
                 self._accounts.cached_tokens += item.scored_tokens + item.cached_tokens - read
         return scored
+
+    async def _items(
+        self,
+        scorer: TrajectoryScorer,
+        trajectories: Mapping[int, Trajectory],
+        aggregation: AggregationName | None,
+        if_unreadable: IfUnreadable,
+    ) -> Mapping[int, ScoredTrajectory]:
+        """Those that the PRM can read, scored in one call."""
+        readable = list(trajectories)
+        try:
+            batch = await scorer.score(list(trajectories.values()), aggregation=aggregation)
+        except InvalidInput:
+            # Only now is it worth tokenising each on its own, to find those that are too long.
+            readable, reason = await asyncio.to_thread(_readable, scorer, trajectories)
+            if reason is None:
+                raise
+            if not readable:
+                if if_unreadable == "raise":
+                    raise InvalidInput(
+                        f"no candidate can be scored: {reason}; or lower sampling.max_tokens",
+                        param="sampling.max_tokens",
+                    ) from reason
+                if if_unreadable == "stop":
+                    self._accounts.stopped_by = "prm.context"
+                return {}
+            batch = await scorer.score([trajectories[i] for i in readable], aggregation=aggregation)
+        return dict(zip(readable, batch.items, strict=True))
 
     def _with_scores(
         self, candidate: Candidate, trajectory: Trajectory | None, scored: ScoredTrajectory | None

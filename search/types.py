@@ -26,10 +26,13 @@ class Prefix:
     """What the assistant has written so far, to be continued.
 
     `ids` are the tokens that were sampled for `text`; empty when the generator deals in text only.
+    Without `is_exact` they may say more than the text does: the generator that wrote them finds out
+    before it goes on from there.
     """
 
     text: str = ""
     ids: tuple[int, ...] = ()
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.start(on_refusal)
+        # Beside the engine, which takes longer: no search has to wait for them.
+        services.answers.begin()
         yield
         await services.close()
 

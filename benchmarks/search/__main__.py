@@ -40,6 +40,7 @@ def main() -> None:
         vllm=arguments.vllm,
         its_hub=arguments.its_hub,
         is_eager=arguments.vllm_eager,
+        block_size=arguments.vllm_block_size,
         threads=arguments.threads,
     )
     with open(arguments.log, "wb") as log:
@@ -101,6 +102,12 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--its-hub", type=Path, default=ROOT / ".venv-its/bin/python")
     parser.add_argument(
         "--vllm-eager", action="store_true", help="vLLM without torch.compile: starts sooner"
+    )
+    parser.add_argument(
+        "--vllm-block-size",
+        type=int,
+        help="tokens of a block of vLLM's cache, which finds whole ones again; a CPU's default "
+        "is 128, more than any prompt here has",
     )
     parser.add_argument("--quick", action="store_true", help="small; only to see that it works")
     parser.add_argument("--markdown", action="store_true", help="tables for the documentation")

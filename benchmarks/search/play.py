@@ -39,6 +39,7 @@ class Settings:
     vllm: Path
     its_hub: Path
     is_eager: bool
+    block_size: int | None
     threads: int
 
 
@@ -79,6 +80,7 @@ def play(settings: Settings, log: IO[bytes], tell: Tell) -> Answers:
                 free_port(),
                 python=settings.vllm,
                 is_eager=settings.is_eager,
+                block_size=settings.block_size,
                 log=log,
                 threads=settings.threads,
             )

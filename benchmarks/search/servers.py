@@ -54,10 +54,16 @@ def free_port() -> int:
 
 @contextmanager
 def running_vllm(
-    port: int, *, python: Path, is_eager: bool, log: IO[bytes], threads: int
+    port: int,
+    *,
+    python: Path,
+    is_eager: bool,
+    block_size: int | None,
+    log: IO[bytes],
+    threads: int,
 ) -> Iterator[Server]:
-    """vLLM with the policy."""
-    command = _vllm_command(python, is_eager)
+    """vLLM with the policy. `block_size`: tokens of a block of its cache; None is its default."""
+    command = _vllm_command(python, is_eager, block_size)
     with _running("vllm", command, port, "/health", vllm_environment(threads), log) as server:
         yield server
 
@@ -71,7 +77,7 @@ def running_rung(port: int, *, vllm: Server, log: IO[bytes], threads: int) -> It
         yield server
 
 
-def _vllm_command(python: Path, is_eager: bool) -> list[str]:
+def _vllm_command(python: Path, is_eager: bool, block_size: int | None) -> list[str]:
     return [
         # Not `vllm serve`, and room for all prompts in one step: see docs/performance.md.
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -83,6 +89,7 @@ def _vllm_command(python: Path, is_eager: bool) -> list[str]:
         f"--max-num-batched-tokens={MAX_SEQUENCES * CONTEXT}",
         "--disable-uvicorn-access-log",
         *(("--enforce-eager",) if is_eager else ()),
+        *((f"--block-size={block_size}",) if block_size is not None else ()),
     ]
 
 

@@ -54,7 +54,9 @@ class _Undecided:
 
 
 class MathAnswers:
-    """`Equivalence` by math-verify. Processes start on the first use and end with `aclose()`.
+    """`Equivalence` by math-verify. Its processes start with `begin()`, else on the first use.
+
+    They end with `aclose()`.
 
     `deadline_s` bounds one reading or comparison, `group_s` one call of `group`; what is left then
     counts as different. `undecided` counts what could not be decided, for metrics.
@@ -95,9 +97,18 @@ class MathAnswers:
     ) -> None:
         await self.aclose()
 
+    def begin(self) -> None:
+        """Begin to start the processes; returns at once. It takes them about a second."""
+        self._pool.begin()
+
     async def aclose(self) -> None:
         """End the processes."""
         await self._pool.aclose()
+
+    @property
+    def processes_replaced(self) -> int:
+        """See `WorkerPool.replaced`."""
+        return self._pool.replaced
 
     async def group(self, answers: Sequence[str]) -> list[int]:
         """See `Equivalence.group`. Raises Unavailable when no process can be started."""

@@ -7,6 +7,7 @@ more than `workers` of them, and after `aclose()` there is none.
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -32,6 +33,8 @@ _KEPT_ENVIRONMENT = (
     "HOME",
     "VIRTUAL_ENV",
 )
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerLost(Exception):
@@ -66,7 +69,7 @@ class Worker:
 
 
 class WorkerPool:
-    """Starts on the first use. Bound to the event loop of that use."""
+    """Starts on `begin` or the first use. Bound to the event loop of that."""
 
     def __init__(self, *, workers: int = 2, memory_mb: int = 512) -> None:
         self.workers = workers
@@ -76,8 +79,10 @@ class WorkerPool:
         self._free: asyncio.Queue[Worker | None] = asyncio.Queue()
         self._all: list[Worker] = []
         self._starting = asyncio.Lock()
+        self._begun: asyncio.Task[None] | None = None
         self._restoring: set[asyncio.Task[None]] = set()
         self._requests = 0
+        self._born = 0
         self._is_closed = False
 
     @asynccontextmanager
@@ -105,6 +110,11 @@ class WorkerPool:
             elif worker in self._all:
                 self._free.put_nowait(worker)
 
+    def begin(self) -> None:
+        """Begin to start the processes; returns at once. Whoever needs them waits for the rest."""
+        if self._begun is None:
+            self._begun = asyncio.create_task(self._begin(), name="answer-checker-start")
+
     async def start(self) -> None:
         """Start the processes if they do not run, and wait until they are warm."""
         async with self._starting:
@@ -117,6 +127,9 @@ class WorkerPool:
     async def aclose(self) -> None:
         """End every process. Callers that still wait for a worker get Unavailable."""
         self._is_closed = True
+        if self._begun is not None:
+            self._begun.cancel()
+            await asyncio.wait([self._begun])
         async with self._starting:
             await self._stop()
 
@@ -130,10 +143,22 @@ class WorkerPool:
         """Whether the processes are gone; the next use starts them anew, unless it was closed."""
         return self._process is None or self._process.returncode is not None
 
+    @property
+    def replaced(self) -> int:
+        """Processes that died or were killed, and that another one stands for."""
+        return max(0, self._born - self.workers)
+
     def next_request(self) -> int:
         """A number that no other request has."""
         self._requests += 1
         return self._requests
+
+    async def _begin(self) -> None:
+        try:
+            await self.start()
+        except Unavailable as error:
+            # Whoever needs them tries again, and is told.
+            logger.warning("%s", error)
 
     async def _start(self) -> None:
         ours, theirs = zip(*(socket.socketpair() for _ in range(self.workers)), strict=True)
@@ -155,6 +180,10 @@ class WorkerPool:
                 end.setblocking(False)
                 streams = await asyncio.open_connection(sock=end, limit=_MAX_LINE_BYTES)
                 self._all.append(Worker(index, *streams))
+        except BaseException:
+            for end in ours[len(self._all) :]:
+                end.close()
+            raise
         finally:
             for end in theirs:
                 end.close()
@@ -178,6 +207,7 @@ class WorkerPool:
             event, index = line.split()
             worker = workers[int(index)]
             if event == b"ready":
+                self._born += 1
                 worker.is_born()
             else:
                 worker.dies()
@@ -211,6 +241,7 @@ class WorkerPool:
     async def _stop(self) -> None:
         for task in list(self._restoring):
             task.cancel()
+        is_cold = not any(worker.generation for worker in self._all)
         for worker in self._all:
             worker.writer.close()
         self._all.clear()
@@ -219,6 +250,9 @@ class WorkerPool:
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()
+            if is_cold:
+                # It would import all that it needs before it saw that nobody is there.
+                self._process.kill()
             try:
                 await asyncio.wait_for(self._process.wait(), timeout=5)
             except TimeoutError:

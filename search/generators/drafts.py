@@ -46,14 +46,25 @@ class Draft:
         """Forget what was written."""
         self.text, self.ids, self.tokens, self.seam = "", [], 0, 0
 
-    def end(self, ended_by: EndedBy, *, text: str | None = None, ids_known: bool = True) -> Written:
-        """The continuation, with `text` in place of what came; without ids where they differ."""
+    def end(
+        self,
+        ended_by: EndedBy,
+        *,
+        text: str | None = None,
+        ids_known: bool = True,
+        is_exact: bool = True,
+    ) -> Written:
+        """The continuation, with `text` in place of what came; without ids where they differ.
+
+        Without `is_exact` they may: see `Prefix`.
+        """
         self.is_written = True
         return Written(
             number=self.want.number,
             prefix=Prefix(
                 text=self.want.prefix.text + (self.text if text is None else text),
                 ids=self.prefix_ids + tuple(self.ids) if ids_known else (),
+                is_exact=is_exact,
             ),
             tokens=self.tokens,
             prompt_tokens=self.prompt_tokens,

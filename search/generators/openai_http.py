@@ -134,10 +134,7 @@ class OpenAIGenerator:
         self, chat: Prompt, drafts: Sequence[Draft], params: GenerateParams, put: Put
     ) -> None:
         """One request for all drafts; when it breaks off, one more for each that had not ended."""
-        prefix = drafts[0].want.prefix
-        prefix_ids = prefix.ids
-        if prefix.text and not prefix_ids:
-            prefix_ids = await self._server.encode_response(self.name, prefix.text)
+        prefix_ids = await self._exact_ids(drafts[0].want.prefix)
         for draft in drafts:
             draft.prefix_ids = prefix_ids
         try:
@@ -150,6 +147,16 @@ class OpenAIGenerator:
                             group.create_task(self._resume(chat, draft, params, put))
             except BaseExceptionGroup as failed:
                 raise failed.exceptions[0] from None
+
+    async def _exact_ids(self, prefix: Prefix) -> tuple[int, ...]:
+        """Ids that say this prefix and no more: those sampled for it, or else those of its text.
+
+        A stop string may end inside a token: then the text was cut, and the ids say too much. Most
+        of what a round writes is never continued, so that is found out here and not where it ends.
+        """
+        if prefix.ids and (prefix.is_exact or await self._says(prefix.ids, prefix.text)):
+            return prefix.ids
+        return await self._server.encode_response(self.name, prefix.text) if prefix.text else ()
 
     async def _resume(self, chat: Prompt, draft: Draft, params: GenerateParams, put: Put) -> None:
         """Write on from what is there."""
@@ -190,7 +197,7 @@ class OpenAIGenerator:
         async with aclosing(self._server.complete(body)) as chunks:
             async for chunk in chunks:
                 for choice in chunk.choices:
-                    await self._take(drafts, choice, params, put)
+                    self._take(drafts, choice, params, put)
                 if all(draft.is_written for draft in drafts):
                     return
                 events_left -= 1
@@ -198,7 +205,7 @@ class OpenAIGenerator:
                     raise Unavailable(f"{self._server.label} goes on without end")
         raise BrokenOff(f"{self._server.label} ended its answer early")
 
-    async def _take(
+    def _take(
         self, drafts: Sequence[Draft], choice: Choice, params: GenerateParams, put: Put
     ) -> None:
         """Add a piece to its draft, which may be its last."""
@@ -218,29 +225,19 @@ class OpenAIGenerator:
         if draft.tokens > draft.limit:
             raise Unavailable(f"{label} writes more than the {draft.limit} tokens that were asked")
         if (stop := _stop_over_seam(draft, params)) is not None:
-            put(await self._stopped(draft, stop, params))
+            put(_stopped(draft, stop, params))
         elif choice.finish_reason is not None:
-            put(await self._finish(draft, choice, params))
+            put(self._finish(draft, choice, params))
 
-    async def _finish(self, draft: Draft, last: Choice, params: GenerateParams) -> Written:
+    def _finish(self, draft: Draft, last: Choice, params: GenerateParams) -> Written:
         """The draft, ended for the reason that its last piece gives."""
         if last.finish_reason == "length":
             return draft.end("length")
         if last.finish_reason != "stop":
             raise Unavailable(f"{self._server.label} gave up a text ({last.finish_reason!r:.40})")
         if isinstance(last.stop_reason, str):
-            return await self._stopped(draft, last.stop_reason, params)
+            return _stopped(draft, last.stop_reason, params)
         return draft.end("eos")
-
-    async def _stopped(self, draft: Draft, stop: str, params: GenerateParams) -> Written:
-        """The draft, ended by this string."""
-        before, _, _ = draft.text.partition(stop)
-        if not is_separator(stop, params):
-            return draft.end("stop", text=before, ids_known=False)
-        # A stop string may end inside a token: then the text was cut, and the ids say too much.
-        text = before + stop
-        is_whole = await self._says(draft.ids, text)
-        return draft.end("separator", text=text, ids_known=is_whole)
 
     async def _says(self, ids: Sequence[int], text: str) -> bool:
         """Whether these ids are this text and no more.
@@ -249,6 +246,14 @@ class OpenAIGenerator:
         """
         decoded = await self._server.decode(self.name, ids)
         return text in (decoded, " " + decoded)
+
+
+def _stopped(draft: Draft, stop: str, params: GenerateParams) -> Written:
+    """The draft, ended by this string."""
+    before, _, _ = draft.text.partition(stop)
+    if not is_separator(stop, params):
+        return draft.end("stop", text=before, ids_known=False)
+    return draft.end("separator", text=before + stop, is_exact=False)
 
 
 def _stop_over_seam(draft: Draft, params: GenerateParams) -> str | None:

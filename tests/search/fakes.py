@@ -77,7 +77,9 @@ class ScriptedScorer:
     async def score(
         self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
     ) -> ScoredBatch:
-        """The script's scores."""
+        """The script's scores. Raises InvalidInput as `check` does."""
+        for trajectory in trajectories:
+            self.check(trajectory)
         self.calls.append(trajectories)
         return ScoredBatch(
             items=tuple(self._scored(t, aggregation) for t in trajectories),

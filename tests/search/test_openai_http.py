@@ -16,6 +16,8 @@ import stamina
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from prm.errors import InvalidInput, RungError, Unavailable, UnknownModel
 from prm.types import Message
@@ -297,17 +299,63 @@ async def test_a_separator_stays_and_a_stop_string_goes(
 
 
 @pytest.mark.anyio
-async def test_ids_that_say_more_than_the_text_are_dropped_and_the_text_goes_on(
+async def test_where_ids_say_more_than_the_text_the_text_goes_on(
     policy: PolicyServer, server: OpenAIServer
 ) -> None:
     policy.replies = lambda body, index: Reply("a\n", stop="\n", overshoot="\n")
     written = await write(server, wants("x"), params(keep_stop=("\n",)))
-    assert written[10].prefix == Prefix(text="xa\n", ids=())
+    assert written[10].prefix == Prefix(text="xa\n", ids=tuple(b"xa\n\n"), is_exact=False)
     assert written[10].tokens == 3
     policy.replies = lambda body, index: Reply("b")
     again = await write(server, wants(written[10].prefix))
     assert policy.bodies("/v1/completions")[-1]["prompt"] == [*CHAT_IDS, *b"xa\n"]
     assert again[10].prefix == Prefix(text="xa\nb", ids=(*b"xa\nb", EOS))
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    steps=st.lists(
+        st.tuples(st.text("ab½\n", max_size=3), st.sampled_from(["", "\n", "½", "ab"])),
+        min_size=1,
+        max_size=4,
+    )
+)
+@pytest.mark.anyio
+async def test_every_step_goes_on_from_the_text_and_nothing_else(
+    policy: PolicyServer, server: OpenAIServer, steps: list[tuple[str, str]]
+) -> None:
+    policy.asked.clear()
+    prefix = Prefix()
+    for text, overshoot in steps:
+        step = text.replace("\n", "") + "\n"
+        policy.replies = lambda body, index, s=step, o=overshoot: Reply(s, stop="\n", overshoot=o)
+        before = prefix.text
+        settings = params(keep_stop=("\n",), max_tokens=30)
+        prefix = (await write(server, wants(prefix), settings))[10].prefix
+        assert prefix.text == before + step
+        prompt = policy.bodies("/v1/completions")[-1]["prompt"]
+        assert bytes(prompt).decode() == "\1" + CHAT[0].content + "\2" + before
+
+
+@pytest.mark.anyio
+async def test_only_ids_that_are_gone_on_from_are_looked_up(
+    policy: PolicyServer, server: OpenAIServer
+) -> None:
+    policy.replies = lambda body, index: Reply(f"{index}\n", stop="\n")
+    settings = params(keep_stop=("\n",))
+    written = await write(server, wants("", "", "", ""), settings)
+    assert policy.bodies("/detokenize") == []
+    chosen = [written[number].prefix for number in (11, 13, 11, 11)]
+    again = await write(server, wants(*chosen), settings)
+    assert sorted(body["tokens"] for body in policy.bodies("/detokenize")) == [
+        list(b"1\n"),
+        list(b"3\n"),
+    ]
+    assert [again[10 + place].prefix.text[:2] for place in range(4)] == ["1\n", "3\n", "1\n", "1\n"]
 
 
 @pytest.mark.anyio

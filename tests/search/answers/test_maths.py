@@ -208,6 +208,36 @@ async def test_a_worker_that_is_killed_from_outside_is_replaced() -> None:
     assert set(workers()) <= before
 
 
+async def test_begun_early_it_makes_nobody_wait() -> None:
+    before = set(workers())
+    answers = MathAnswers(workers=1)
+    answers.begin()
+    answers.begin()
+    async with asyncio.timeout(30):
+        while len(set(workers()) - before) < 2:
+            await asyncio.sleep(0.05)
+    begun = set(workers())
+    assert await answers.is_equal("1/2", "0.5") == "equal"
+    assert set(workers()) == begun
+    await answers.aclose()
+    assert set(workers()) <= before
+
+
+@pytest.mark.parametrize("after_s", [0, 0.01, 0.2])
+async def test_one_that_is_closed_while_it_starts_is_gone_at_once(after_s: float) -> None:
+    before = set(workers())
+    answers = MathAnswers(workers=2)
+    answers.begin()
+    await asyncio.sleep(after_s)
+    started = time.monotonic()
+    await answers.aclose()
+    # It takes more than half a second to start.
+    assert time.monotonic() - started < 0.5
+    assert set(workers()) <= before
+    with pytest.raises(Unavailable, match="closed"):
+        await answers.is_equal("1/3", "2/3")
+
+
 async def test_a_closed_checker_says_so() -> None:
     answers = MathAnswers()
     await answers.aclose()

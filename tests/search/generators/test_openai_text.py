@@ -224,7 +224,7 @@ async def test_by_ids_a_server_without_tokenize_is_served_by_a_tokenizer_here(
     plain.script = script
     async with OpenAIServer(plain.url, tokenizer=tokenizer) as server:
         (written,) = await write(server.generator("m"), wants("1\n"), params(keep_stop=("\n",)))
-    assert written.prefix == Prefix(text="1\n5\n", ids=tuple(b"1\n5\n"))
+    assert written.prefix == Prefix(text="1\n5\n", ids=tuple(b"1\n5\n"), is_exact=False)
     assert written.ended_by == "separator"
 
 
