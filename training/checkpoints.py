@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen2Config
 
-from training.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, save_tokenizer
+from training.tokenizer import end_and_pad_ids, save_tokenizer, vocab_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +21,17 @@ class ModelSize:
     max_position_embeddings: int = 512
 
 
-def new_model(size: ModelSize, *, seed: int) -> PreTrainedModel:
-    """A Qwen2 model over bytes with random weights, the same for the same seed."""
+def new_model(size: ModelSize, *, seed: int, alphabet: str | None = None) -> PreTrainedModel:
+    """A Qwen2 model over bytes, or an alphabet, with random weights, the same for the same seed."""
     torch.manual_seed(seed)
+    end_id, pad_id = end_and_pad_ids(alphabet)
     config = Qwen2Config(
         **asdict(size),
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size(alphabet),
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=END_ID,
-        pad_token_id=PAD_ID,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=torch.float32
@@ -38,14 +39,16 @@ def new_model(size: ModelSize, *, seed: int) -> PreTrainedModel:
     return model
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
+def save_model(model: PreTrainedModel, folder: Path, *, alphabet: str | None = None) -> None:
     """Write weights, configuration, generation defaults and tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    end_id, pad_id = end_and_pad_ids(alphabet)
     model.generation_config = GenerationConfig.from_dict(
-        {"do_sample": True, "temperature": 1.0, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+        {"do_sample": True, "temperature": 1.0, "eos_token_id": end_id, "pad_token_id": pad_id}
     )
     model.save_pretrained(folder)
-    save_tokenizer(folder, context_limit=int(model.config.max_position_embeddings))
+    context_limit = int(model.config.max_position_embeddings)
+    save_tokenizer(folder, context_limit=context_limit, alphabet=alphabet)
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -1,13 +1,14 @@
-"""A tokenizer that needs no training: one token per byte of UTF-8, and a few control tokens.
+"""Tokenizers that need no training: one token per byte of UTF-8, or per character of an alphabet.
 
-Written in the files that transformers and vLLM read without remote code. A byte is one token
-whatever stands around it, so a text's tokens never depend on what follows it.
+Written in the files that transformers and vLLM read without remote code. A byte, or a character, is
+one token whatever stands around it, so a text's tokens never depend on what follows it. An alphabet
+is for a task that needs no other characters: its chat is the problem and nothing around it.
 """
 
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 END, USER, ASSISTANT, SYSTEM, PAD = (
@@ -29,6 +30,45 @@ CHAT_TEMPLATE = """\
 """
 
 
+# The problem as it is; a turn of the assistant is ended, as training ends it.
+ALPHABET_TEMPLATE = """\
+{%- for message in messages -%}
+{{ message['content'] }}{%- if message['role'] == 'assistant' -%}{{ '<|end|>' }}{%- endif -%}
+{%- endfor -%}
+"""
+
+
+def vocab_size(alphabet: str | None) -> int:
+    """How many tokens there are: bytes and control tokens, or characters, the end and padding."""
+    return VOCAB_SIZE if alphabet is None else len(alphabet) + 2
+
+
+def end_and_pad_ids(alphabet: str | None) -> tuple[int, int]:
+    """The ids of the end token and of padding."""
+    return (END_ID, PAD_ID) if alphabet is None else (len(alphabet), len(alphabet) + 1)
+
+
+def alphabet_tokenizer(alphabet: str) -> Tokenizer:
+    """The bare tokenizer: id = place in the alphabet, then the end token and padding.
+
+    Encoding any other character raises. Raises ValueError for a character that stands twice.
+
+    >>> alphabet_tokenizer("0123456789=").encode("12=").ids
+    [1, 2, 10]
+    """
+    if len(set(alphabet)) < len(alphabet):
+        raise ValueError(f"the alphabet {alphabet!r} has a character twice")
+    tokenizer = Tokenizer(
+        models.WordLevel(vocab={c: i for i, c in enumerate(alphabet)}, unk_token="<|none|>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in (END, PAD)]
+    )
+    return tokenizer
+
+
 def byte_tokenizer() -> Tokenizer:
     """The bare tokenizer: id = byte value, then the control tokens from 256 on.
 
@@ -48,15 +88,18 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(folder: Path, *, context_limit: int) -> None:
-    """Write tokenizer.json, tokenizer_config.json and the chat template into `folder`."""
+def save_tokenizer(folder: Path, *, context_limit: int, alphabet: str | None = None) -> None:
+    """Write tokenizer.json, tokenizer_config.json and the chat template into `folder`.
+
+    Of the byte tokenizer, or of an alphabet's.
+    """
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=byte_tokenizer(),
+        tokenizer_object=byte_tokenizer() if alphabet is None else alphabet_tokenizer(alphabet),
         eos_token=END,
         pad_token=PAD,
         # That class adds an <|endoftext|> beyond the vocabulary unless another token is named.
         unk_token=PAD,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE if alphabet is None else ALPHABET_TEMPLATE,
         model_max_length=context_limit,
         clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)
