@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from search.answers import extract_answer
 from training.tasks.arithmetic import (
     MAX_VALUE,
-    Split,
     answer_line,
     answer_of,
     expression_of,
@@ -19,6 +18,7 @@ from training.tasks.arithmetic import (
     problems,
     split_of,
 )
+from training.tasks.base import Split
 from training.tasks.expressions import (
     MalformedExpression,
     Operation,

@@ -11,6 +11,7 @@ import sys
 from typing import get_args
 
 from training.tasks import arithmetic
+from training.tasks.base import Split
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.demonstration.problems", description=__doc__
     )
-    parser.add_argument("--split", choices=get_args(arithmetic.Split), default="test")
+    parser.add_argument("--split", choices=get_args(Split), default="test")
     parser.add_argument("--count", type=int, default=500, help="how many (default: 500)")
     parser.add_argument("--seed", type=int, default=1, help="which ones (default: 1)")
     arguments = parser.parse_args()

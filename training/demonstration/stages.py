@@ -20,6 +20,7 @@ from training.progress import stage
 from training.rollouts import sample_rollouts
 from training.scoring import FORWARD_ROWS
 from training.tasks import arithmetic
+from training.tasks.base import Split
 from training.tasks.slips import write_solution
 from training.types import Rollout
 
@@ -46,7 +47,7 @@ def train_policy(settings: DemoSettings, folder: Path) -> None:
 def roll_out(
     settings: DemoSettings,
     policy_folder: Path,
-    split: arithmetic.Split,
+    split: Split,
     num_problems: int,
     per_problem: int,
 ) -> Groups:

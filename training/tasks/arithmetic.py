@@ -18,12 +18,13 @@ equation speaks of one occurrence: `(3+4)*(3+4)` takes `3+4=7` twice. Where it f
 places, all readings are followed, and a later step is right if it is so under one of them.
 """
 
-import hashlib
 import random
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
+from training.tasks import base
+from training.tasks.base import Split
 from training.tasks.expressions import (
     MalformedExpression,
     Operation,
@@ -37,8 +38,6 @@ from training.tasks.expressions import (
 from training.tasks.rewriting import Form, normal_form, replacements, size
 from training.types import Problem
 
-Split = Literal["train", "validation", "test"]
-
 SEPARATOR = "\n"
 MAX_VALUE = 99
 # Operations per problem: 2 to 4 are about 12 characters of question and 35 of solution.
@@ -51,10 +50,6 @@ INSTRUCTIONS = (
 )
 
 _PREFIX = "Evaluate "
-# Of a hundred hash values, how many fall to each split.
-_SHARES: dict[Split, range] = {
-    "train": range(80), "validation": range(80, 90), "test": range(90, 100)
-}  # fmt: skip
 # No pattern here backtracks over an unbounded run: hostile text costs linear time.
 _ANSWER = re.compile(
     r"\banswer(?:[ \t]{1,9}is)?[ \t]{0,9}[:=]?[ \t]{0,9}(-?[0-9]{1,12})(?![0-9])", re.IGNORECASE
@@ -94,9 +89,7 @@ def problems(
 
 def split_of(tree: Tree) -> Split:
     """The split that this expression belongs to, by the hash of its normal form."""
-    digest = hashlib.sha256(repr(normal_form(tree)).encode()).digest()
-    bucket = int.from_bytes(digest[:8]) % 100
-    return next(split for split, share in _SHARES.items() if bucket in share)
+    return base.split_of(repr(normal_form(tree)))
 
 
 def expression_of(problem: Problem) -> Tree:
