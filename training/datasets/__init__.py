@@ -1,0 +1,20 @@
+"""Problems with answers or tests out of files: loaded, filtered, mixed. No torch."""
+
+from training.datasets.columns import Columns
+from training.datasets.difficulty import Filtered, by_level, by_pass_rate, pass_rates
+from training.datasets.loading import DatasetSettings, Loaded, load_problems
+from training.datasets.mixing import MixPosition, Mixture, Source
+
+__all__ = [
+    "Columns",
+    "DatasetSettings",
+    "Filtered",
+    "Loaded",
+    "MixPosition",
+    "Mixture",
+    "Source",
+    "by_level",
+    "by_pass_rate",
+    "load_problems",
+    "pass_rates",
+]
