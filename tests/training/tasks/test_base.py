@@ -73,7 +73,7 @@ def test_any_text_gets_labels(task: Task, data: st.DataObject) -> None:
 
 
 def test_a_task_is_named_with_its_settings() -> None:
-    adapter: TypeAdapter[Task] = TypeAdapter(AnyTask)
+    adapter: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
     for name, task in TASKS.items():
         assert adapter.validate_python({"type": name}) == task()
     with pytest.raises(ValidationError, match="Extra inputs"):

@@ -80,7 +80,7 @@ def test_a_problem_without_tests_is_an_error(pool: VerifierPool) -> None:
 
 
 def test_a_sandbox_that_breaks_is_an_error_and_no_reward(
-    pool: VerifierPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pool: VerifierPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.grading.kernel.landlock_abi", lambda: 0)
     (outcome,) = pool.grade([(DOUBLE, "def double(x):\n    return 2 * x")])
