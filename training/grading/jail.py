@@ -216,13 +216,12 @@ def missing_walls() -> list[str]:
         missing.append("the kernel has no Landlock (5.13 or newer, `landlock` in its `lsm=`)")
     if not Path("/proc/self/ns/user").exists():
         missing.append("the kernel has no user namespaces (CONFIG_USER_NS)")
-    for path, least in (
-        ("/proc/sys/user/max_user_namespaces", 1),
-        ("/proc/sys/kernel/unprivileged_userns_clone", 1),
-    ):
+    # A launcher that is root gives that up before it asks for one.
+    for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone"):
         with suppress(OSError, ValueError):
-            if int(Path(path).read_text()) < least and os.geteuid() != 0:
-                missing.append(f"user namespaces are switched off ({path})")
+            if int(Path("/proc/sys", name).read_text()) < 1:
+                setting = name.replace("/", ".")
+                missing.append(f"user namespaces are switched off (sysctl {setting}=0)")
     return missing
 
 

@@ -1,7 +1,12 @@
 """The jail, against programs that mean harm. Everything here is run for real."""
 
 import asyncio
+import json
+import os
 import platform
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from prm.errors import InvalidInput
+from tests.training.grading.as_nobody import run_as_nobody
 from training.grading import jail as jail_module
 from training.grading import kernel
 from training.grading.jail import Jail, JailLimits, JailUnavailable, missing_walls
@@ -173,3 +179,49 @@ async def test_without_landlock_nothing_is_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(kernel, "landlock_abi", lambda: 0)
     with pytest.raises(JailUnavailable, match="no Landlock"):
         await jail_module.Jail().run("print(1)")
+
+
+AS_NOBODY = {
+    "import os; print(os.getuid(), 6 * 7)": "1000 42",
+    "open('/etc/passwd')": "FileNotFoundError",
+    "open('/escaped', 'w')": "PermissionError",
+    "import os; os.setuid(0)": "OSError",
+    "import os; os.kill(1, 9)": "PermissionError",
+    "import socket; socket.create_connection(('127.0.0.1', 22), 2)": "PermissionError",
+    "x = bytearray(1 << 30)": "MemoryError",
+    "[open(str(i), 'wb').write(bytes(15 << 20)) for i in range(9)]": "OSError",
+    "import os, time\nfor _ in range(20):\n    if os.fork() == 0: time.sleep(9)": "BlockingIOError",
+    "import ctypes, os\nos._exit(ctypes.CDLL(None).unshare(0x10000000) + 4)": "",
+}
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv"))),
+    reason="needs root, unshare(1) and setpriv(1)",
+)
+def test_the_walls_stand_for_a_user_without_privileges_too() -> None:
+    done = run_as_nobody(*AS_NOBODY)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {result["uid"] for result in results} == {65534}
+    for (program, told), result in zip(AS_NOBODY.items(), results, strict=True):
+        assert result["ending"] == "ended", program
+        assert told in result["stdout"] + result["stderr"], (program, result)
+    assert [result["exit_code"] for result in results] == [0] + [1] * 8 + [3]
+    assert processes_of_jails() == []
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
+def test_where_user_namespaces_are_off_the_error_says_so_to_root_too() -> None:
+    program = "from training.grading.jail import missing_walls; print(missing_walls())"
+    off = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "sh", "-c", off, "sh"),
+            *(sys.executable, "-c", program),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "switched off (sysctl user.max_user_namespaces=0)" in done.stdout
