@@ -163,6 +163,10 @@ def _no_waits_between_tries() -> Any:
         yield
 
 
+def always(reply: Reply) -> Callable[[dict[str, Any], int], Reply]:
+    return lambda body, index: reply
+
+
 def wants(*prefixes: Prefix | str, seed: int = 7) -> list[Want]:
     return [
         Want(
@@ -332,7 +336,7 @@ async def test_every_step_goes_on_from_the_text_and_nothing_else(
     prefix = Prefix()
     for text, overshoot in steps:
         step = text.replace("\n", "") + "\n"
-        policy.replies = lambda body, index, s=step, o=overshoot: Reply(s, stop="\n", overshoot=o)
+        policy.replies = always(Reply(step, stop="\n", overshoot=overshoot))
         before = prefix.text
         settings = params(keep_stop=("\n",), max_tokens=30)
         prefix = (await write(server, wants(prefix), settings))[10].prefix
