@@ -9,21 +9,8 @@ contests          tests.inputs and tests.outputs, or test_cases of input and out
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.datasets.leetcode import PREAMBLE, SETUP
 from training.types import CodeTests
-
-# What LeetCode's editor has imported, and its solutions rely on.
-_PREAMBLE = """\
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-from string import *
-from typing import *
-import collections, functools, heapq, itertools, math, random, re, string
-inf = float("inf")
-"""
 
 
 class BadTests(ValueError):
@@ -46,7 +33,7 @@ def tests_of(values: Mapping[str, Any]) -> CodeTests | None:
     if isinstance(tests, Mapping):
         if "functional" in tests:
             functional = _text(tests["functional"], f"{name}.functional")
-            return CodeTests(asserts=(functional,), preamble=_PREAMBLE)
+            return CodeTests(asserts=(functional,), preamble=PREAMBLE, setup=SETUP)
         return CodeTests(cases=_paired(tests, name))
     if isinstance(tests, list) and tests and all(isinstance(test, str) for test in tests):
         return CodeTests(asserts=tuple(tests))

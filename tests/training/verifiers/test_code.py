@@ -3,10 +3,13 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent, indent
 
 import pytest
 
 from training.datasets import DatasetSettings, load_problems
+from training.datasets.code_columns import tests_of
+from training.datasets.rows import read_rows
 from training.grading.code import CodeGrader
 from training.grading.jail import JailLimits, missing_walls
 from training.tasks.list_functions import ListFunctions
@@ -101,6 +104,37 @@ def test_a_completion_goes_on_from_its_prompt_and_a_whole_function_replaces_it()
     assert program_of("def g(x):\n    return 1", tests).count("def f") == 1
 
 
+def test_lists_and_trees_of_leetcode_are_there_and_cannot_be_replaced(pool: VerifierPool) -> None:
+    tests = tests_of(
+        {
+            "tests": {
+                "functional": "def check(candidate):\n"
+                "    assert is_same_list(candidate(list_node([1, 2, 3])), list_node([3, 2, 1]))\n"
+                "    assert not is_same_list(list_node([1]), list_node([1, 2]))\n"
+                "    assert is_same_tree(tree_node([1, None, 2, 3]), tree_node([1, None, 2, 3]))\n"
+                "    assert not is_same_tree(tree_node([1, 2]), tree_node([1, None, 2]))\n"
+                "    tree = tree_node([1, None, 2, 3])\n"
+                "    assert (tree.left, tree.right.left.val, tree.right.right) == (None, 3, None)\n"
+                "check(Solution().reverse)"
+            }
+        }
+    )
+    reverse = (
+        "class Solution:\n"
+        "    def reverse(self, head: Optional[ListNode]) -> Optional[ListNode]:\n"
+        "        done = None\n"
+        "        while head: head.next, done, head = done, head, head.next\n"
+        "        return done"
+    )
+    cheat = (
+        "def is_same_list(one, other): return True\n"
+        "class Solution:\n    def reverse(self, head): return head"
+    )
+    problem = Problem(text="Reverse it.", tests=tests)
+    outcomes = pool.grade([(problem, reverse), (problem, cheat)])
+    assert [outcome.reward for outcome in outcomes] == [1.0, 0.0]
+
+
 def test_slipped_solutions_of_the_task_have_the_rewards_of_their_tests(pool: VerifierPool) -> None:
     task, rng = ListFunctions(), random.Random(3)
     problems = task.problems(0, 6, "validation")
@@ -125,12 +159,15 @@ def test_slipped_solutions_of_the_task_have_the_rewards_of_their_tests(pool: Ver
 def test_the_data_sets_own_solutions_pass_and_empty_ones_do_not(
     pool: VerifierPool, file: str, column: str
 ) -> None:
-    from training.datasets.rows import read_rows
-
     problems = load_problems(DatasetSettings(path=DATA / file)).problems
     rows = list(read_rows(DATA / file))
     places = random.Random(0).sample(range(len(rows)), 12)
-    right = pool.grade([(problems[i], str(rows[i].values[column])) for i in places])
+    solutions = [str(rows[i].values[column]) for i in places]
+    if "sanitized" in file:
+        # Theirs are indented otherwise than the prompts that they go on from.
+        solutions = [indent(dedent(solution), "    ") for solution in solutions]
+    right = pool.grade([(problems[i], s) for i, s in zip(places, solutions, strict=True)])
+    # One of LeetCode's needs a package that is not of the standard library.
     assert sum(outcome.reward == 1.0 for outcome in right) >= 11, right
     empty = pool.grade([(problems[i], "pass") for i in places])
     assert not any(outcome.reward for outcome in empty)
