@@ -17,7 +17,7 @@ class BadTests(ValueError):
     """The tests of a row cannot be read; the message names the column and the remedy."""
 
 
-def tests_of(values: Mapping[str, Any]) -> CodeTests | None:
+def code_tests_of(values: Mapping[str, Any]) -> CodeTests | None:
     """The tests that a row holds; None for a row without any. Raises BadTests."""
     if "entry_point" in values and "test" in values:
         return _check_tests(values)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prm.errors import InvalidInput
 from search.answers.extraction import last_boxed
-from training.datasets.code_columns import BadTests, shown_tests, tests_of
+from training.datasets.code_columns import BadTests, code_tests_of, shown_tests
 from training.datasets.columns import Columns, known_names
 from training.datasets.rows import Row, read_rows
 from training.types import Problem
@@ -107,7 +107,7 @@ def _problem(row: Row, columns: Columns) -> Problem | None:
     text = _question(row, columns)
     level, name = _level(row, columns), _id(row, columns)
     try:
-        tests = tests_of(row.values) if columns.answer is None else None
+        tests = code_tests_of(row.values) if columns.answer is None else None
     except BadTests as error:
         raise InvalidInput(f"{row.where}: {error}", param="tests") from error
     if tests is not None:

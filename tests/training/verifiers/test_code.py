@@ -8,7 +8,7 @@ from textwrap import dedent, indent
 import pytest
 
 from training.datasets import DatasetSettings, load_problems
-from training.datasets.code_columns import tests_of
+from training.datasets.code_columns import code_tests_of
 from training.datasets.rows import read_rows
 from training.grading.code import CodeGrader
 from training.grading.jail import JailLimits, missing_walls
@@ -105,7 +105,7 @@ def test_a_completion_goes_on_from_its_prompt_and_a_whole_function_replaces_it()
 
 
 def test_lists_and_trees_of_leetcode_are_there_and_cannot_be_replaced(pool: VerifierPool) -> None:
-    tests = tests_of(
+    tests = code_tests_of(
         {
             "tests": {
                 "functional": "def check(candidate):\n"
