@@ -1,4 +1,4 @@
-"""The command line: `rung serve | score | search | models | keys`.
+"""The command line: `rung serve | score | search | train | eval | models | keys`.
 
 Entry points are thin and cheap: everything heavier than the parser is imported inside a command,
 so that `--help` answers at once. Exit codes: 0 done, 1 failed, 2 bad usage or a bad model folder.
@@ -28,6 +28,7 @@ from server.options import (
     settings_of,
     told_errors,
 )
+from server.train_cli import train
 
 app = typer.Typer(
     help="Rung: process reward models in production.",
@@ -41,6 +42,7 @@ models_app = typer.Typer(help="Look at the model folder, add to it.", no_args_is
 models_app.command("import")(import_model)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
+app.command()(train)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A causal language model whose weights train, and from which the engine samples as it is."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from prm.engine.loading import load_weights, read_config
 from prm.engine.model import CausalLM
 from prm.errors import ModelFolderError
 from training.data import Example
-from training.token_logprobs import token_logprobs
+from training.token_logprobs import token_entropies, token_logprobs
 
 
 class TrainedLM:
@@ -57,11 +58,23 @@ class TrainedLM:
         self.model.requires_grad_(False)
         return self
 
-    def logprobs(self, examples: Sequence[Example]) -> Float[Tensor, "rows time"]:
-        """log p of each response token, float32, with gradients; 0 behind a response's end.
+    def logprobs(
+        self, examples: Sequence[Example], *, temperature: float = 1.0
+    ) -> Float[Tensor, "rows time"]:
+        """log p of each response token; see `forward`."""
+        return self.forward(examples, temperature=temperature).logprobs
 
-        Column t is the response's token t, whatever the prompt's length. The last token of an
-        example is predicted and not read.
+    def forward(
+        self,
+        examples: Sequence[Example],
+        *,
+        temperature: float = 1.0,
+        with_entropies: bool = False,
+    ) -> "Found":
+        """Log-probs of each response token with gradients, of softmax(logits / temperature).
+
+        Column t is the response's token t, whatever the prompt's length; 0 behind a response's
+        end. The last token of an example is predicted and not read.
         """
         device = self.model.device
         lengths = [len(example.ids) - 1 for example in examples]
@@ -75,13 +88,24 @@ class TrainedLM:
             sources.extend(range(begin + example.first - 1, begin + length))
             targets.extend(example.ids[example.first :])
             begin += length
-        found = token_logprobs(
-            output.last_hidden_state[0].index_select(0, torch.tensor(sources, device=device)),
-            self.engine.head,
-            torch.tensor(targets, device=device),
-        )
+        hidden = output.last_hidden_state[0].index_select(0, torch.tensor(sources, device=device))
+        if temperature != 1.0:
+            hidden = hidden / temperature
+        head = self.engine.head
         mask = response_mask(examples, device)
-        return found.new_zeros(mask.shape).masked_scatter(mask, found)
+        return Found(
+            logprobs=_rows(mask, token_logprobs(hidden, head, torch.tensor(targets).to(device))),
+            entropies=_rows(mask, token_entropies(hidden, head)) if with_entropies else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """What a forward says of the response tokens, float32; entropies are of the distributions that
+    the tokens were drawn from."""
+
+    logprobs: Float[Tensor, "rows time"]
+    entropies: Float[Tensor, "rows time"] | None
 
 
 def response_mask(
@@ -90,3 +114,7 @@ def response_mask(
     """Which columns are response tokens, as in `TrainedLM.logprobs`; the end token is one."""
     lengths = torch.tensor([len(e.ids) - e.first for e in examples], device=device)
     return torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+
+
+def _rows(mask: Bool[Tensor, "rows time"], values: Float[Tensor, "n"]) -> Tensor:
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from prm.engine.logprobs import float_logits, target_logits, tile_of
+
+# Logits of one piece of `token_entropies`: 64 MB.
+ENTROPY_ENTRIES = 1 << 24
 
 
 def token_logprobs(
@@ -22,8 +26,30 @@ def token_logprobs(
     targets: Int[Tensor, "tokens"],
 ) -> Float[Tensor, "tokens"]:
     """log softmax(head · hidden)[target] for every token, float32; differentiable once."""
-    found: Tensor = _TokenLogprobs.apply(hidden, head.to(hidden.dtype), targets)
+    found: Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, head.to(hidden.dtype), targets
+    )
     return found
+
+
+def token_entropies(
+    hidden: Float[Tensor, "tokens size"], head: Float[Tensor, "vocab size"]
+) -> Float[Tensor, "tokens"]:
+    """−Σ p log p of softmax(head · hidden) for every token, float32, with gradients.
+
+    Logits are made a piece at a time, and anew for the backward.
+    """
+    rows = max(1, ENTROPY_ENTRIES // len(head))
+    parts = [
+        checkpoint(_entropies, hidden[start : start + rows], head, use_reentrant=False)
+        for start in range(0, len(hidden), rows)
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _entropies(hidden: Tensor, head: Tensor) -> Tensor:
+    logprobs = torch.log_softmax((hidden @ head.to(hidden.dtype).T).float(), -1)
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 class _TokenLogprobs(torch.autograd.Function):

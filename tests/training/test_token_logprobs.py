@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prm.engine import logprobs
 from prm.engine.logprobs import target_logprobs
-from training.token_logprobs import token_logprobs
+from training.token_logprobs import token_entropies, token_logprobs
 
 
 def plain(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -51,3 +51,20 @@ def test_a_frozen_head_gets_no_gradient_and_bfloat16_keeps_its_type() -> None:
     assert hidden.grad is not None
     assert hidden.grad.dtype == torch.bfloat16
     assert head.grad is None
+
+
+def test_entropies_and_their_gradients_are_those_of_the_definition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("training.token_logprobs.ENTROPY_ENTRIES", 60)
+    hidden = torch.randn(9, 8, requires_grad=True)
+    head = torch.randn(20, 8, requires_grad=True)
+    found = token_entropies(hidden, head)
+    wanted = torch.distributions.Categorical(logits=hidden @ head.T).entropy()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.sum(), (hidden, head)),
+        torch.autograd.grad(wanted.sum(), (hidden, head)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)

@@ -1,0 +1,44 @@
+"""The command `rung train`: a job's file, its run as a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.options import told_errors
+
+
+def train(
+    job: Annotated[Path, typer.Argument(help="TOML or JSON; see docs/training.md.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the run here when it is done: .svg, .png, .pdf.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print folders and figures as JSON at the end.")
+    ] = False,
+) -> None:
+    """Train a policy or a PRM as a job says, from outcome labels."""
+    with told_errors():
+        from prm.evaluation.picture import check_picture
+        from training.spec import read_job
+
+        # A wrong job is refused here, in a moment, before torch is loaded.
+        folder = out or Path("runs") / read_job(job).name
+        if plot is not None:
+            check_picture(plot, "--plot")
+    command = [sys.executable, "-m", "training.run", str(job), f"--out={folder}"]
+    command += ["--resume"] * resume + ["--json"] * as_json
+    command += [f"--plot={plot}"] if plot is not None else []
+    try:
+        sys.exit(subprocess.run(command).returncode)
+    except KeyboardInterrupt:
+        # The run heard it, too, and has ended.
+        sys.exit(130)

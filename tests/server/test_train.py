@@ -1,0 +1,69 @@
+"""`rung train`: a run as a process of its own, and wrong jobs refused before it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOB = """
+name = "pupil"
+steps = 2
+[policy]
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 1
+intermediate_size = 32
+[data]
+type = "task"
+task = {type = "running_sum"}
+[algorithm]
+type = "sft"
+[rollouts]
+problems = 8
+[optimizer]
+lr = 1e-3
+[evaluation]
+problems = 4
+per_problem = 2
+"""
+
+
+def rung_train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "server", "train", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_job_is_run_drawn_and_told(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(JOB)
+    done = rung_train(tmp_path, "job.toml", "--json", "--plot=run.svg")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["models"] == {"policy": "runs/pupil/policy"}
+    assert set(told["evaluation"]) == {"average", "pass", "majority"}
+    assert (tmp_path / "runs/pupil/policy/model.safetensors").is_file()
+    assert "held-out problems" in (tmp_path / "run.svg").read_text()
+    again = rung_train(tmp_path, "job.toml")
+    assert again.returncode != 0
+    assert "runs/pupil holds a run already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "problem"),
+    [
+        (JOB.replace("lr = 1e-3", "lr = 0"), (), "job.toml: optimizer.lr"),
+        (JOB, ("--plot=run.doc",), "--plot"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_line(
+    text: str, arguments: tuple[str, ...], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "job.toml").write_text(text)
+    done = rung_train(tmp_path, "job.toml", *arguments)
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,134 @@
+"""An implicit PRM learns from a batch of graded rollouts: online for PRIME, and in offline jobs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.algorithms.implicit_prm import (
+    ce_losses,
+    dpo_losses,
+    kto_losses,
+    kto_reference_point,
+    nca_losses,
+    pairs_of,
+)
+from training.algorithms.prime import pair_accuracy
+from training.coupled import score_gradients
+from training.credit.base import frozen_logprobs
+from training.learner import Learner
+from training.models import TrainedLM
+from training.rollout_batch import RolloutBatch, cut_by_tokens
+from training.settings import ImplicitPrm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Taught:
+    """`logprobs` are the PRM's before it was trained on this batch."""
+
+    logprobs: Float[Tensor, "rows time"]
+    metrics: dict[str, float]
+
+
+class ImplicitTeacher:
+    """One optimizer step of φ per batch. `reference` is what KTO's reference point asks for."""
+
+    def __init__(
+        self, settings: ImplicitPrm, learner: Learner, reference: TrainedLM | None
+    ) -> None:
+        self.learner = learner
+        self._settings = settings
+        self._reference = reference
+        self._micro = learner.settings.micro_tokens
+
+    def teach(self, batch: RolloutBatch, divisor: Float[Tensor, "rows time"]) -> Taught:
+        """Minimise the loss on this batch once; `divisor` are log-probs under the reference.
+
+        Raises Diverged.
+        """
+        if self._settings.loss == "ce":
+            # The training forward is the scoring forward: a batch is read once.
+            before = torch.zeros_like(divisor)
+            metrics = self.learner.step(self._cross_entropy(batch, divisor, before))
+        else:
+            before = frozen_logprobs(self.learner.model, batch, self._micro)
+            loss, gradients = score_gradients(
+                lambda sums: self._coupled(batch, sums), _sums(before, divisor, batch)
+            )
+            metrics = self.learner.step(self._surrogates(batch, gradients))
+            metrics["loss"] = float(loss)
+        sums = _sums(before, divisor, batch)
+        told = {f"prm_{name}": value for name, value in metrics.items()} | {
+            # Of the PRM before it saw these rollouts: what it knew of new ones.
+            "prm_pair_accuracy": float(pair_accuracy(sums, batch.rewards, batch.group)),
+            "prm_accuracy": float(((sums > 0) == (batch.rewards > 0.5)).float().mean()),
+        }
+        return Taught(logprobs=before, metrics=told)
+
+    def _cross_entropy(
+        self,
+        batch: RolloutBatch,
+        divisor: Float[Tensor, "rows time"],
+        before: Float[Tensor, "rows time"],
+    ) -> Iterator[Float[Tensor, ""]]:
+        """The loss in parts; the log-probs on the way go to `before`."""
+        for rows, part in self._parts(batch):
+            width = part.shape[1]
+            before[rows, :width] = part.detach()
+            ratio = (part - divisor[rows, :width]).masked_fill(~batch.mask[rows, :width], 0.0)
+            losses = ce_losses(ratio.sum(1), batch.rewards[rows], beta=self._settings.beta)
+            yield losses.sum() / len(batch.rollouts)
+
+    def _surrogates(
+        self, batch: RolloutBatch, gradients: Float[Tensor, "rows"]
+    ) -> Iterator[Float[Tensor, ""]]:
+        """What has the loss's gradient, in parts; see `training.coupled`."""
+        for rows, part in self._parts(batch):
+            yield (gradients[rows] * part.sum(1)).sum()
+
+    def _parts(self, batch: RolloutBatch) -> Iterator[tuple[Tensor, Float[Tensor, "some time"]]]:
+        examples = batch.examples
+        for rows in cut_by_tokens(examples, range(len(examples)), self._micro):
+            part = self.learner.model.logprobs([examples[row] for row in rows])
+            yield torch.tensor(rows, device=part.device), part
+
+    def _coupled(self, batch: RolloutBatch, sums: Float[Tensor, "rows"]) -> Float[Tensor, ""]:
+        """DPO, NCA and KTO: the mean over all pairs, or responses, of the batch."""
+        settings = self._settings
+        if settings.loss == "kto":
+            z = kto_reference_point(self._mismatched(batch))
+            return kto_losses(sums, batch.rewards, z, settings).mean()
+        pairs = pairs_of(batch.rewards.tolist(), batch.group.tolist(), settings.pairing)
+        if not len(pairs):
+            return sums.sum() * 0.0
+        losses = dpo_losses if settings.loss == "dpo" else nca_losses
+        return losses(sums[pairs[:, 0]], sums[pairs[:, 1]], beta=settings.beta).mean()
+
+    def _mismatched(self, batch: RolloutBatch) -> Float[Tensor, "rows"]:
+        """Log-ratios of every response behind the next row's problem."""
+        assert self._reference is not None
+        examples = batch.examples
+        turned = [
+            replace(
+                own,
+                example=replace(
+                    own.example,
+                    ids=(*other.ids[: other.first], *own.example.ids[own.example.first :]),
+                    first=other.first,
+                ),
+            )
+            for own, other in zip(batch.rollouts, examples[1:] + examples[:1], strict=True)
+        ]
+        beside = RolloutBatch.of([turned], batch.mask.device)
+        ours = frozen_logprobs(self.learner.model, beside, self._micro)
+        return _sums(ours, frozen_logprobs(self._reference, beside, self._micro), beside)
+
+
+def _sums(
+    logprobs: Float[Tensor, "rows time"],
+    divisor: Float[Tensor, "rows time"],
+    batch: RolloutBatch,
+) -> Float[Tensor, "rows"]:
+    return (logprobs - divisor).masked_fill(~batch.mask, 0.0).sum(1)

@@ -1,0 +1,80 @@
+"""Credit from outcome rewards alone: RLOO, GRPO, λ-GRPO, and PRL with its KL-to-go."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prm.chat import ChatTokenizer
+from training.algorithms.grpo import grpo_advantages
+from training.algorithms.lambda_grpo import lambda_weights
+from training.algorithms.prl import delimiter_ends, fixed_length_ends, prl_advantages
+from training.algorithms.rloo import rloo_advantages
+from training.credit.base import Signal, frozen_logprobs
+from training.models import TrainedLM
+from training.prefix_sets import prefix_sets
+from training.rollout_batch import RolloutBatch
+from training.settings import Grpo, LambdaGrpo, Prl, Rloo
+from training.weighting import token_weights
+
+
+class OutcomeCredit:
+    """See `Credit`. `reference` is given where the settings need one."""
+
+    prm = None
+
+    def __init__(
+        self,
+        settings: Rloo | Grpo | LambdaGrpo | Prl,
+        reference: TrainedLM | None,
+        tokenizer: ChatTokenizer,
+        micro_tokens: int,
+    ) -> None:
+        self._settings = settings
+        self._reference = reference
+        self._tokenizer = tokenizer
+        self._micro_tokens = micro_tokens
+
+    def assign(self, batch: RolloutBatch, old_logprobs: Float[Tensor, "rows time"]) -> Signal:
+        """See `Credit.assign`."""
+        settings = self._settings
+        weights = token_weights(batch.mask, batch.group, settings.normaliser)
+        reference = None
+        if self._reference is not None:
+            reference = frozen_logprobs(self._reference, batch, self._micro_tokens)
+        metrics: dict[str, float] = {}
+        match settings:
+            case Rloo():
+                advantages = rloo_advantages(batch.rewards, batch.mask, batch.group)
+            case Grpo():
+                advantages = grpo_advantages(batch.rewards, batch.mask, batch.group, settings)
+            case LambdaGrpo():
+                advantages = grpo_advantages(batch.rewards, batch.mask, batch.group, settings)
+                sets = prefix_sets(batch.ids, batch.mask, batch.group)
+                weights = lambda_weights(weights, sets)
+                metrics = sets.diagnostics(batch.group)
+            case Prl():
+                assert reference is not None
+                ends = self._step_ends(batch, settings)
+                advantages = prl_advantages(
+                    batch.rewards, old_logprobs, reference, batch.mask, batch.group, settings,
+                    step_ends=ends,
+                )  # fmt: skip
+        return Signal(
+            advantages=advantages,
+            weights=weights,
+            reference_logprobs=reference if settings.kl_coefficient else None,
+            metrics=metrics,
+        )
+
+    def _step_ends(self, batch: RolloutBatch, settings: Prl) -> Bool[Tensor, "rows time"] | None:
+        if settings.step_tokens is not None:
+            return fixed_length_ends(batch.mask, settings.step_tokens)
+        if settings.step_delimiter is None:
+            return None
+        # Every id whose text ends the step, also where a tokenizer fuses it with what is before.
+        ids = [
+            number
+            for number in range(self._tokenizer.largest_id + 1)
+            if settings.step_delimiter in self._tokenizer.decode_after((), (number,))
+        ]
+        return delimiter_ends(batch.ids, batch.mask, torch.tensor(ids, device=batch.ids.device))

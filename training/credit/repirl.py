@@ -1,0 +1,143 @@
+"""rePIRL's credit: a PRM by inverse RL from demonstrations and failures, which rewards tokens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from training.algorithms.irl_loss import IrlBatch, irl_loss
+from training.algorithms.prime import pair_accuracy
+from training.algorithms.repirl import log_ratio_rewards, pools, repirl_advantages
+from training.coupled import score_gradients
+from training.credit.base import Signal, frozen_logprobs
+from training.learner import Learner
+from training.models import TrainedLM
+from training.rollout_batch import Group, RolloutBatch, Written, cut_by_tokens
+from training.settings import Repirl
+from training.weighting import token_weights
+
+# Demonstrations of a group's problem, graded, with the log-probs 0: nobody sampled them.
+Demonstrate = Callable[[Sequence[Group]], Sequence[Group]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class IrlTaught:
+    """Log-ratios of the rollouts (not of the demonstrations) before and after the PRM's step."""
+
+    before: Float[Tensor, "rows time"]
+    after: Float[Tensor, "rows time"]
+    metrics: dict[str, float]
+
+
+class IrlTeacher:
+    """One optimizer step of φ per batch: experts up, the policy's failures down."""
+
+    def __init__(
+        self,
+        settings: Repirl,
+        learner: Learner,
+        policy: TrainedLM,
+        reference: TrainedLM,
+        demonstrate: Demonstrate,
+    ) -> None:
+        self.learner = learner
+        self._settings = settings
+        self._policy = policy
+        self._reference = reference
+        self._demonstrate = demonstrate
+        self._micro = learner.settings.micro_tokens
+
+    def teach(self, groups: Sequence[Group], device: torch.device | str) -> IrlTaught:
+        """Minimise the loss on these groups and their demonstrations once. Raises Diverged."""
+        shown = self._demonstrate(groups)
+        both = [[*group, *demos] for group, demos in zip(groups, shown, strict=True)]
+        batch = RolloutBatch.of(both, device)
+        is_shown = torch.tensor(
+            [place >= len(group) for group, all_ in zip(groups, both, strict=True)
+             for place in range(len(all_))],
+            device=device,
+        )  # fmt: skip
+        reference = frozen_logprobs(self._reference, batch, self._micro)
+        before = frozen_logprobs(self.learner.model, batch, self._micro)
+        irl = self._irl_batch(batch, is_shown, reference)
+        sums = log_ratio_rewards(before, reference, batch.mask).sum(1)
+        told = dict[str, float]()
+
+        def loss_of(scores: Tensor) -> Tensor:
+            found = irl_loss(scores, irl, self._settings)
+            told.update({name: float(value) for name, value in found.metrics.items()})
+            return found.loss
+
+        loss, gradients = score_gradients(loss_of, sums)
+        step = self.learner.step(self._surrogates(batch, gradients))
+        after = frozen_logprobs(self.learner.model, batch, self._micro)
+        own = ~is_shown
+        accuracy = pair_accuracy(sums[own], batch.rewards[own], batch.group[own])
+        return IrlTaught(
+            before=log_ratio_rewards(before, reference, batch.mask)[own],
+            after=log_ratio_rewards(after, reference, batch.mask)[own],
+            metrics={
+                "prm_loss": float(loss),
+                "prm_grad_norm": step["grad_norm"],
+                "prm_lr": step["lr"],
+                "prm_pair_accuracy": float(accuracy),
+                **{f"prm_{name}": value for name, value in told.items()},
+            },
+        )
+
+    def _irl_batch(
+        self, batch: RolloutBatch, is_shown: Bool[Tensor, "rows"], reference: Tensor
+    ) -> IrlBatch:
+        experts, failed = pools(batch.rewards, is_shown, self._settings)
+        ours = frozen_logprobs(self._policy, batch, self._micro)
+        return IrlBatch(
+            group=batch.group,
+            lengths=batch.mask.sum(1),
+            is_expert=experts,
+            is_failed=failed,
+            logprobs=ours.masked_fill(~batch.mask, 0.0).sum(1),
+            reference_logprobs=reference.masked_fill(~batch.mask, 0.0).sum(1),
+        )
+
+    def _surrogates(
+        self, batch: RolloutBatch, gradients: Float[Tensor, "rows"]
+    ) -> Iterator[Float[Tensor, ""]]:
+        """What has the loss's gradient, in parts; see `training.coupled`."""
+        examples = batch.examples
+        for rows in cut_by_tokens(examples, range(len(examples)), self._micro):
+            part = self.learner.model.logprobs([examples[row] for row in rows])
+            yield (gradients[torch.tensor(rows, device=part.device)] * part.sum(1)).sum()
+
+
+class RepirlCredit:
+    """See `Credit`."""
+
+    def __init__(self, settings: Repirl, teacher: IrlTeacher, reference: TrainedLM) -> None:
+        self.prm = teacher.learner
+        self._settings = settings
+        self._teacher = teacher
+        self._reference = reference
+
+    def assign(self, batch: RolloutBatch, old_logprobs: Float[Tensor, "rows time"]) -> Signal:
+        """See `Credit.assign`. Tokens are rewarded by the PRM after its step (Algorithm 1)."""
+        settings = self._settings
+        taught = self._teacher.teach(_groups(batch), batch.mask.device)
+        frozen = None
+        if settings.kl_coefficient:
+            frozen = frozen_logprobs(self._reference, batch, self.prm.settings.micro_tokens)
+        rewards = taught.after[:, : batch.mask.shape[1]]
+        return Signal(
+            advantages=repirl_advantages(rewards, batch.rewards, batch.mask, batch.group, settings),
+            weights=token_weights(batch.mask, batch.group, settings.normaliser),
+            reference_logprobs=frozen,
+            metrics=taught.metrics,
+        )
+
+
+def _groups(batch: RolloutBatch) -> list[Group]:
+    found: dict[int, list[Written]] = {}
+    for rollout, number in zip(batch.rollouts, batch.group.tolist(), strict=True):
+        found.setdefault(number, []).append(rollout)
+    return list(found.values())

@@ -1,0 +1,232 @@
+"""A training job, as a file says it. Nothing here imports torch.
+
+    job = read_job(Path("job.toml"))
+
+Everything that decides what a run becomes stands in its job: two runs of one job on one machine are
+the same, step by step. Closed and typed: a wrong key, or settings that cannot mean anything
+together, are named with the remedy before a model is loaded.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prm.errors import InvalidInput
+from prm.validation import first_problem
+from training.datasets import SourceSettings
+from training.settings import Algorithm
+from training.settings.base import Positive, Share
+from training.tasks import AnyTask
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Closed(BaseModel):
+    """No key that is not known, and no change after the job was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewModel(Closed):
+    """A Qwen2 model with random weights over the task's alphabet, or over bytes."""
+
+    hidden_size: Count = 128
+    num_hidden_layers: Count = 4
+    num_attention_heads: Count = 4
+    num_key_value_heads: Count = 2
+    intermediate_size: Count = 384
+    max_position_embeddings: Count = 512
+
+
+class TaskData(Closed):
+    """Problems made by program.
+
+    `problems` None draws new ones in every step; a number is a fixed set, gone through again and
+    again in another order.
+    """
+
+    type: Literal["task"] = "task"
+    task: AnyTask
+    problems: Count | None = None
+
+
+class FileData(Closed):
+    """Problems out of files, mixed by weight; answers are compared as mathematics, or programs run.
+
+    `held_out` are the problems of evaluations. `separator` ends a step of a response.
+    """
+
+    type: Literal["files"] = "files"
+    sources: tuple[SourceSettings, ...] = Field(min_length=1)
+    held_out: tuple[SourceSettings, ...] = ()
+    grading: Literal["math", "code"] = "math"
+    separator: str = Field(default="\n\n", min_length=1)
+
+
+class Rollouts(Closed):
+    """How the policy writes: `per_problem` responses to each of `problems` problems a step.
+
+    Where groups are dropped, new problems are tried up to `most_draws` times the number that is
+    wanted (PRIME's online filter); with 1, a step trains on what is left.
+    """
+
+    problems: Count = 32
+    per_problem: Count = 8
+    temperature: Positive = 1.0
+    max_tokens: Count | None = Field(default=None, description="None: what the task needs")
+    max_batch: Count = 64
+    most_draws: Count = 1
+
+
+class Optimizer(Closed):
+    """AdamW. `lr` is reached after `warmup` (a share of all steps), then constant or a cosine to 0.
+
+    `minibatches`: gradient steps per batch of rollouts. `micro_tokens`: tokens of one forward and
+    backward; gradients add up to the same, whatever it is.
+    """
+
+    lr: Positive
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Share = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: Positive = 1.0
+    minibatches: Count = 1
+    micro_tokens: Count = 16_384
+
+
+class Evaluation(Closed):
+    """Held-out problems, sampled every so many steps and at the end."""
+
+    every: Count = 20
+    problems: Count = 200
+    per_problem: Count = 4
+
+
+class TrainingJob(Closed):
+    """One run. `reference` None is the policy as it was before its first step, `prm` None the same.
+
+    With `train_policy` false rePIRL leaves the policy as it is and trains the PRM alone, from
+    `demonstrations` per problem beside the rollouts.
+    `checkpoint_every`: steps between states to resume from. `threads`: of torch on a CPU.
+    """
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    device: str = "cpu"
+    threads: Count = 1
+    policy: NewModel | Path
+    reference: Path | None = None
+    prm: Path | None = None
+    data: Annotated[TaskData | FileData, Field(discriminator="type")]
+    algorithm: Algorithm
+    train_policy: bool = True
+    demonstrations: Count = 1
+    rollouts: Rollouts = Rollouts()
+    optimizer: Optimizer
+    prm_optimizer: Optimizer | None = None
+    steps: Count
+    checkpoint_every: Count = 50
+    evaluation: Evaluation | None = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        least = self.algorithm.least_group_size
+        kind = self.algorithm.type
+        if self.algorithm.trains_policy and self.rollouts.per_problem < least:
+            raise ValueError(
+                f"rollouts.per_problem is {self.rollouts.per_problem}, and {kind} compares each "
+                f"rollout with others of its problem: set it to {least} or more"
+            )
+        if self.algorithm.trains_policy and self.algorithm.trains_prm and not self.prm_optimizer:
+            raise ValueError(
+                f"{kind} trains a PRM beside the policy: give prm_optimizer, whose lr is usually "
+                "a few times the policy's"
+            )
+        if not self.algorithm.trains_prm and (self.prm is not None or self.prm_optimizer):
+            name = "prm" if self.prm is not None else "prm_optimizer"
+            raise ValueError(f"{kind} trains no PRM: leave {name} out")
+        if isinstance(self.data, FileData):
+            self._check_files(self.data)
+        if not self.train_policy and kind != "repirl":
+            raise ValueError(
+                f"train_policy false is a form of repirl, not of {kind}; for a PRM of a policy "
+                'that stays as it is take type "implicit_prm"'
+            )
+        if self.demonstrations != 1 and kind != "repirl":
+            raise ValueError(f"{kind} learns from no demonstrations: leave demonstrations out")
+        if isinstance(self.policy, NewModel) and kind != "sft":
+            raise ValueError(
+                f"policy: {kind} begins with a model that can already write; give a folder, for "
+                'example one that an "sft" job has made'
+            )
+        return self
+
+    def _check_files(self, data: FileData) -> None:
+        if self.algorithm.type in ("sft", "repirl"):
+            raise ValueError(
+                f"{self.algorithm.type} imitates demonstrations, which files of problems have not: "
+                'take a task (data.type "task")'
+            )
+        if self.rollouts.max_tokens is None:
+            raise ValueError(
+                "rollouts.max_tokens: only a task knows how long its responses are; give the most "
+                "tokens of a response"
+            )
+        if self.evaluation is not None and not data.held_out:
+            raise ValueError(
+                "evaluation needs data.held_out, problems that the run does not train on; give "
+                "some, or set evaluation to null"
+            )
+
+
+def read_job(path: Path) -> TrainingJob:
+    """The job of a TOML or JSON file; relative paths are relative to the file.
+
+    Raises InvalidInput that names the file, the field and what is wrong with it.
+    """
+    try:
+        raw = path.read_bytes()
+        content = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror or error}", param="job") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path}: {error}", param="job") from error
+    try:
+        job = TrainingJob.model_validate(content)
+    except ValidationError as error:
+        raise InvalidInput(f"{path}: {first_problem(error)}", param="job") from error
+    job = _with_paths(job, path.parent)
+    folders = {
+        field: folder
+        for field in ("policy", "reference", "prm")
+        if isinstance(folder := getattr(job, field), Path)
+    }
+    for field, folder in folders.items():
+        if not (folder / "config.json").is_file():
+            raise InvalidInput(
+                f"{path}: {field}: {folder} is no model folder: it has no config.json", param=field
+            )
+    return job
+
+
+def _with_paths(job: TrainingJob, base: Path) -> TrainingJob:
+    """The job with its paths relative to where its file stands."""
+    changes: dict[str, object] = {
+        field: base / folder
+        for field in ("policy", "reference", "prm")
+        if isinstance(folder := getattr(job, field), Path)
+    }
+    if isinstance(job.data, FileData):
+        moved = {
+            field: tuple(
+                source.model_copy(update={"path": base / source.path})
+                for source in getattr(job.data, field)
+            )
+            for field in ("sources", "held_out")
+        }
+        changes["data"] = job.data.model_copy(update=moved)
+    return job.model_copy(update=changes)
