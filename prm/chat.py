@@ -119,13 +119,11 @@ class ChatTokenizer:
 
     def encode_marked(self, text: str, *, add_special_tokens: bool = False) -> EncodedText:
         """Like `encode_markup`, with the characters of each token; of an added one, none."""
-        encoding = self._with_specials.encode(text, add_special_tokens=add_special_tokens)
-        return EncodedText(tuple(encoding.ids), tuple(encoding.offsets))
+        return _encode(self._with_specials, text, add_special_tokens=add_special_tokens)
 
     def encode_response(self, response: str) -> EncodedText:
         """Ids and character offsets of what the assistant writes; never yields a control token."""
-        encoding = self._tokenizer.encode(response, add_special_tokens=False)
-        return EncodedText(tuple(encoding.ids), tuple(encoding.offsets))
+        return _encode(self._tokenizer, response, add_special_tokens=False)
 
     def token_id(self, token: str) -> int | None:
         """Id of a vocabulary entry or added token, spelt as the vocabulary spells it; or None."""
@@ -163,6 +161,28 @@ class ChatTokenizer:
     def eos_id(self) -> int | None:
         """Id of the token that ends a turn, or None where the tokenizer names none."""
         return self._specials.get(self._template_variables["eos_token"])
+
+
+def _encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> EncodedText:
+    """Raises InvalidInput for text that the vocabulary has no entry for."""
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    # The binding raises a bare Exception, of a vocabulary without an entry for the unknown.
+    except Exception as error:
+        raise InvalidInput(
+            f"the model cannot read this text{_first_unknown(tokenizer, text)}: its vocabulary has "
+            "no token for every character; write it in the characters that the model was made for"
+        ) from error
+    return EncodedText(tuple(encoding.ids), tuple(encoding.offsets))
+
+
+def _first_unknown(tokenizer: Tokenizer, text: str) -> str:
+    for at, character in enumerate(text):
+        try:
+            tokenizer.encode(character, add_special_tokens=False)
+        except Exception:
+            return f", at character {at} ({character!r})"
+    return ""
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

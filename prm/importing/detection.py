@@ -110,7 +110,8 @@ def _ask(
         checkpoint = replace(checkpoint, asked={**asked.settings, **name})
     try:
         proposal = spec.propose(checkpoint)
-    except RecipeMismatch as mismatch:
+    # A vocabulary that cannot even spell a family's markers is not that family's.
+    except (RecipeMismatch, InvalidInput) as mismatch:
         return str(mismatch)
     except ValidationError as error:
         raise _bad_setting(error, spec.recipe) from error

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from prm.chat import ChatTokenizer
 from prm.engine.model import CausalLM
 from prm.engine.sampler import Draft, Sampler, SamplingParams
+from prm.errors import InvalidInput
 from training.checkpoints import ModelSize, load_model, new_model, save_model
 from training.data import encode_example, encode_problem
 from training.tasks.chain_calc import ChainCalc
@@ -70,6 +71,15 @@ def test_a_character_of_no_alphabet_is_refused(tokenizer: ChatTokenizer) -> None
         tokenizer.encode_response("4 7")
     with pytest.raises(ValueError, match="twice"):
         alphabet_tokenizer("aba")
+
+
+def test_text_that_a_model_has_no_tokens_for_is_the_callers_mistake(
+    tokenizer: ChatTokenizer,
+) -> None:
+    with pytest.raises(InvalidInput, match=r"cannot read this text, at character 2 \('x'\)"):
+        tokenizer.encode_response("12x")
+    with pytest.raises(InvalidInput, match="write it in the characters"):
+        encode_problem(tokenizer, Problem(text="What is 1+1?", answer="2"))
 
 
 def test_a_model_over_an_alphabet_is_sampled_and_trained(
