@@ -1,0 +1,97 @@
+"""Settings of what is trained on recorded responses: SFT and two kinds of PRM."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from training.settings.base import AlgorithmSettings, Positive, set_beside
+
+
+class Sft(AlgorithmSettings):
+    """Supervised fine-tuning of a policy on responses."""
+
+    trains_policy: ClassVar[bool] = True
+
+    type: Literal["sft"] = "sft"
+
+
+class ImplicitPrm(AlgorithmSettings):
+    """An implicit PRM from outcome labels (arXiv 2412.01981).
+
+    `beta`: 0.05 in the paper, for responses of hundreds of tokens. `loss`: see
+    `training.algorithms.implicit_prm`. `pairing` (for dpo and nca): "cross" pairs every right with
+    every wrong response of a problem, as the authors' code does; "one" gives each right response
+    one counterpart, as their text reads. The weights of right and wrong responses are KTO's.
+    """
+
+    trains_prm: ClassVar[bool] = True
+
+    type: Literal["implicit_prm"] = "implicit_prm"
+    loss: Literal["ce", "dpo", "kto", "nca"] = "ce"
+    beta: Positive = 0.05
+    pairing: Literal["cross", "one"] = "cross"
+    right_weight: Positive = 1.0
+    wrong_weight: Positive = 1.0
+
+    @property
+    def least_group_size(self) -> int:
+        """See `AlgorithmSettings.least_group_size`: a pair has two."""
+        return 2 if self.loss in ("dpo", "nca") else 1
+
+    @property
+    def needs_reference(self) -> bool:
+        """See `AlgorithmSettings.needs_reference`: the reward is a log-ratio."""
+        return True
+
+    @model_validator(mode="after")
+    def _belongs_to_the_loss(self) -> Self:
+        if self.loss not in ("dpo", "nca") and set_beside(self, ("pairing",)):
+            raise ValueError(
+                f'pairing means nothing to loss "{self.loss}", which takes responses one by one; '
+                'leave it out, or set loss to "dpo" or "nca"'
+            )
+        weights = set_beside(self, ("right_weight", "wrong_weight"))
+        if self.loss != "kto" and weights:
+            raise ValueError(
+                f'{weights[0]} means nothing to loss "{self.loss}"; leave it out, or set loss to '
+                '"kto"'
+            )
+        return self
+
+
+class StepBce(AlgorithmSettings):
+    """A PRM trained by cross-entropy on a label per step.
+
+    `labels`: "step" takes recorded labels; "soft" and "hard" make them from `continuations`
+    completions of each prefix (Math-Shepherd, arXiv 2312.08935 Eq. 3 and 4). `right_weight` scales
+    the loss of right steps, which outnumber wrong ones. `read_out`: a head's output, or the
+    implicit PRM's Q (β · log-ratio up to the step's end).
+    """
+
+    trains_prm: ClassVar[bool] = True
+
+    type: Literal["step_bce"] = "step_bce"
+    labels: Literal["step", "soft", "hard"] = "step"
+    continuations: int = Field(default=8, ge=1)
+    right_weight: Positive = 1.0
+    read_out: Literal["head", "log_ratio"] = "head"
+    beta: Positive = 0.05
+
+    @property
+    def needs_reference(self) -> bool:
+        """See `AlgorithmSettings.needs_reference`."""
+        return self.read_out == "log_ratio"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.labels == "step" and set_beside(self, ("continuations",)):
+            raise ValueError(
+                "continuations are sampled to make labels; with recorded ones leave it out, or "
+                'set labels to "soft" or "hard"'
+            )
+        if self.read_out == "head" and set_beside(self, ("beta",)):
+            raise ValueError(
+                "beta scales a log-ratio, and a head has none; leave it out, or set read_out to "
+                '"log_ratio"'
+            )
+        return self
