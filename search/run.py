@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from prm.aggregation import AggregationName
 from search.accounts import Accounts
-from search.answers import Equivalence, ExactAnswers, count_votes, extract_answer
+from search.answers import StatedAnswers, TaskAnswers, count_votes
 from search.budget import Budget, Meter
 from search.generator import GenerateParams, Generator
+from search.ranking import by_grade
 from search.scoring import CandidateScorer, IfUnreadable, TrajectoryScorer
 from search.selection import Selector
 from search.types import (
@@ -56,7 +57,7 @@ class SearchRun:
         sampling: Sampling,
         budget: Budget,
         step_separator: str = "\n\n",
-        equivalence: Equivalence | None = None,
+        answers: TaskAnswers | None = None,
         selector: Selector | None = None,
     ) -> None:
         self.problem = problem
@@ -69,7 +70,7 @@ class SearchRun:
         self.choice: Mapping[str, Any] | None = None
         self._accounts = Accounts(budget)
         self._generator = generator
-        self._equivalence = equivalence or ExactAnswers()
+        self._answers = answers or StatedAnswers()
         self._candidate_scorer = CandidateScorer(
             problem.messages,
             scorer,
@@ -116,6 +117,7 @@ class SearchRun:
             tree=self.tree,
             accounts=self._accounts,
             sampling=self.sampling,
+            answers=self._answers,
             round_=self.rounds,
             at_most=at_most,
         )
@@ -160,19 +162,27 @@ class SearchRun:
         return scored
 
     async def group(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The same candidates, each with the answer that stands for all equivalent to its own."""
+        """The same candidates, each with the answer that stands for all equivalent to its own.
+
+        Where the problem has tests, with the grade of its answer, too.
+        """
         answered = [candidate for candidate in candidates if candidate.answer is not None]
         answers = [candidate.answer or "" for candidate in answered]
-        firsts = await self._equivalence.group(answers) if answers else []
-        groups = {
-            candidate.index: answers[first]
-            for candidate, first in zip(answered, firsts, strict=True)
+        firsts = await self._answers.group(answers) if answers else []
+        grades = await self._answers.grades(answers) if answers else []
+        found = {
+            candidate.index: (answers[first], grade)
+            for candidate, first, grade in zip(answered, firsts, grades, strict=True)
         }
-        return [replace(c, group=groups.get(c.index)) for c in candidates]
+        classes = [found.get(candidate.index, (None, None)) for candidate in candidates]
+        return [
+            replace(candidate, group=group, grade=grade)
+            for candidate, (group, grade) in zip(candidates, classes, strict=True)
+        ]
 
     def end(self, candidate: Candidate, reason: FinishReason) -> Candidate:
         """The candidate, ended for this reason."""
-        answer = candidate.answer if reason == "pruned" else extract_answer(candidate.text)
+        answer = candidate.answer if reason == "pruned" else self._answers.extract(candidate.text)
         ended = replace(candidate, finish_reason=reason, answer=answer)
         self.tree[candidate.index] = ended
         return ended
@@ -210,4 +220,4 @@ async def run_search(
         async for event in events:
             yield event
     run.candidates = await run.group(run.candidates)
-    yield run.result(strategy.rank(run.candidates))
+    yield run.result(by_grade(strategy.rank(run.candidates)))

@@ -44,6 +44,18 @@ class ScoredStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """How many of the problem's tests an answer passed; `reason` is why the first other one failed.
+
+    Tests that expect nothing, and only tell answers apart, do not count.
+    """
+
+    passed: int
+    total: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One trajectory under consideration.
 
@@ -51,7 +63,7 @@ class Candidate:
     has not ended it, `score` None without a PRM or without a step. `tokens` counts what was
     sampled for its whole text. `group` is the answer that stands for all that are equivalent to
     this candidate's, None until answers were compared. `probability` is that of being right, where
-    a selector was fitted to tell.
+    a selector was fitted to tell. `grade` is that of its answer, where the problem has tests.
     """
 
     index: int
@@ -63,6 +75,7 @@ class Candidate:
     probability: float | None = None
     answer: str | None = None
     group: str | None = None
+    grade: Grade | None = None
     finish_reason: FinishReason | None = None
     tokens: int = 0
 
@@ -71,14 +84,23 @@ class Candidate:
         """The whole response so far."""
         return self.prefix.text
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the problem's tests say that its answer is wrong."""
+        return self.grade is not None and self.grade.passed < self.grade.total
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
-    """One distinct final answer: how many candidates gave it, and the sum of their scores."""
+    """One distinct final answer: how many candidates gave it, and the sum of their scores.
+
+    `grade` is that of all of them, where the problem has tests.
+    """
 
     answer: str
     count: int
     weight: float | None
+    grade: Grade | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from search.accounts import Accounts
-from search.answers import extract_answer
+from search.answers import TaskAnswers
 from search.generator import Want, Written
 from search.types import Candidate, FinishReason, Prefix, Sampling
 
@@ -35,11 +35,13 @@ class Writing:
         tree: list[Candidate],
         accounts: Accounts,
         sampling: Sampling,
+        answers: TaskAnswers,
         round_: int,
         at_most: int | None,
     ) -> None:
         self._tree = tree
         self._accounts = accounts
+        self._answers = answers
         self._first = len(tree)
         share = accounts.meter.share(len(parents))
         self._cuts = [_cut(sampling, parent, share, at_most) for parent in parents]
@@ -73,7 +75,7 @@ class Writing:
             draft,
             prefix=written.prefix,
             tokens=draft.tokens + written.tokens,
-            answer=extract_answer(written.prefix.text) if finish else None,
+            answer=self._answers.extract(written.prefix.text) if finish else None,
             finish_reason=finish,
         )
         self._tree[candidate.index] = candidate

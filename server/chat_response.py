@@ -100,6 +100,7 @@ def _choice(place: int, answer: CandidateOut) -> Choice:
         finish_reason=finish_reason(answer),
         score=answer.score,
         answer=answer.answer,
+        tests=answer.tests,
     )
 
 

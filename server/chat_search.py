@@ -13,6 +13,7 @@ from prm.manifest import PrmManifest
 from prm.registry import Registry
 from search.strategies import Strategy
 from search.strategies.best_of_n import BestOfN
+from server.schemas.answers import MathAnswersIn
 from server.schemas.chat import ChatRequest, SearchIn
 from server.schemas.search import BudgetIn, SearchRequest
 from server.short_forms import forms, strategy_from, strategy_of
@@ -41,6 +42,7 @@ def search_of(body: ChatRequest, header: str | None, registry: Registry) -> Sear
         strategy=strategy,
         sampling=body.sampling(),
         budget=asked.budget or BudgetIn(),
+        answers=asked.answers or MathAnswersIn(),
         reasoning_effort=body.reasoning_effort,
         # A choice needs its candidate's reason to end, asked for or not.
         include=tuple({"candidates": None} | dict.fromkeys(asked.include)),
@@ -116,6 +118,6 @@ def _default_prm(registry: Registry, strategy: Strategy) -> str | None:
 def _chat_name(param: str | None) -> str | None:
     if param is None or param in _CHAT_NAMES:
         return param and _CHAT_NAMES[param]
-    if re.match(r"(strategy|prm|budget)\b", param):
+    if re.match(r"(strategy|prm|budget|answers)\b", param):
         return f"search.{param}"
     return param.removeprefix("sampling.")

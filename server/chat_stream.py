@@ -84,6 +84,7 @@ class ChatStream:
             finish_reason=finish_reason(answer) if answer else "length",
             score=answer.score if answer else None,
             answer=answer.answer if answer else None,
+            tests=answer.tests if answer else None,
         )
         search = search_out(self._body, result) if place == 0 else None
         return self._chunk(choice, search=search)

@@ -8,7 +8,8 @@ from typing import Any
 from prm.manifest import ModelVersion
 from search.generator import Generator
 from search.run import SearchRun
-from search.types import Candidate, SearchResult
+from search.types import Candidate, Grade, SearchResult, Vote
+from server.schemas.answers import GradeOut
 from server.schemas.search import (
     CandidateOut,
     NodeOut,
@@ -55,7 +56,7 @@ def search_response(prepared: PreparedSearch, result: SearchResult) -> SearchRes
         tree=[NodeOut(**_candidate_fields(c), parent=c.parent, round=c.round) for c in run.tree]
         if "tree" in request.include
         else None,
-        votes=[VoteOut(**asdict(vote)) for vote in result.votes],
+        votes=[_vote(vote) for vote in result.votes],
         rounds=result.rounds,
         stopped_by=result.stopped_by,
         choice=result.choice,
@@ -80,4 +81,15 @@ def _candidate_fields(candidate: Candidate) -> dict[str, Any]:
         "score": candidate.score,
         "finish_reason": candidate.finish_reason,
         "tokens": candidate.tokens,
+        "tests": _grade(candidate.grade),
     }
+
+
+def _vote(vote: Vote) -> VoteOut:
+    return VoteOut(
+        answer=vote.answer, count=vote.count, weight=vote.weight, tests=_grade(vote.grade)
+    )
+
+
+def _grade(grade: Grade | None) -> GradeOut | None:
+    return None if grade is None else GradeOut(**asdict(grade))

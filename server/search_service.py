@@ -11,7 +11,6 @@ from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
 from prm.manifest import ModelVersion
 from prm.scorer import StepScorer
-from search.answers import Equivalence
 from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
 from search.selection import SelectionRecord, Selector
@@ -25,6 +24,7 @@ from server.schemas.search import EventOut, SearchRequest, SearchResponse
 from server.scorers import Scorers
 from server.search_limits import check_candidates, check_context
 from server.search_response import PreparedSearch, search_response
+from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
 
 
@@ -35,7 +35,7 @@ class SearchService:
         self,
         scorers: Scorers,
         policies: Policies,
-        answers: Equivalence,
+        answers: AnswerKinds,
         telemetry: Telemetry,
         *,
         max_candidates: int,
@@ -63,6 +63,7 @@ class SearchService:
         generator = await self._policies.get(request.policy)
         if scorer is not None:
             await check_context(request, scorer, generator)
+        answers = await self._answers.of(request.answers)
         budget = _budget(request)
         calibrated = await self._calibrated(scorer, request) if scorer else None
         if calibrated is not None and calibrated.has_fitted:
@@ -75,7 +76,7 @@ class SearchService:
             sampling=_sampling(request),
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
-            equivalence=self._answers,
+            answers=answers,
             selector=await _selector(request, scorer.version) if scorer else None,
         )
         run.choice = choice

@@ -16,12 +16,15 @@ from search.answers import MathAnswers
 from search.generators.local import LocalGenerator
 from search.generators.openai_server import OpenAIServer
 from server.policies import Policies
+from server.sandbox import Sandbox
 from server.score_service import ScoreService
 from server.scorers import Scorers
 from server.scoring import Scoring
 from server.search_service import SearchService
 from server.settings import Settings
+from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
+from training.grading.code import CodeGrader
 
 
 class Services:
@@ -39,10 +42,12 @@ class Services:
         scorers = Scorers(registry, self._scoring.scorers(self.engine))
         self.scores = ScoreService(scorers, self.telemetry, max_items=settings.max_items)
         self.answers = MathAnswers(workers=settings.answer_processes)
+        self.sandbox = Sandbox(CodeGrader(processes=settings.code_processes))
+        self.telemetry.watch_answers(self.answers, self.sandbox)
         self.searches = SearchService(
             scorers,
             self.policies,
-            self.answers,
+            AnswerKinds(self.answers, self.sandbox),
             self.telemetry,
             max_candidates=settings.max_candidates,
         )
@@ -50,6 +55,7 @@ class Services:
     def start(self, on_refusal: Callable[[ModelFolderError], None] | None = None) -> None:
         """Begin to start the engine; returns at once. `on_refusal`: see `create_app`."""
         self.engine.start(on_refusal)
+        self.sandbox.start()
 
     async def close(self) -> None:
         """End the engine and the connections."""
@@ -57,6 +63,7 @@ class Services:
         await self.policies.aclose()
         await self._scoring.aclose()
         await self.answers.aclose()
+        await self.sandbox.aclose()
 
 
 @asynccontextmanager

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
         default=2, ge=1, description="Processes that compare final answers as mathematics."
     )
 
+    code_processes: int = Field(
+        default=2, ge=1, description="Programs that are run at once as code answers, in a sandbox."
+    )
+
     engine_silence_s: float = Field(
         default=30.0, ge=5, description="An engine that gave no sign of life for so long is killed."
     )

@@ -14,9 +14,12 @@ from prometheus_client.registry import Collector
 from prm.engine.client import EngineClient, EngineState
 from prm.manifest import ModelVersion
 from prm.scorer import ScoredBatch
+from search.answers import MathAnswers
 from search.generator import Generator
 from search.generators.breaker import Breaker, BreakerState
 from search.types import SearchUsage, StoppedBy
+from server.answer_metrics import AnswersCollector
+from server.sandbox import Sandbox
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -83,6 +86,10 @@ class Telemetry:
     def watch_policy_server(self, breaker: Breaker) -> None:
         """Show from now on how the policy server is doing."""
         self.registry.register(_PolicyServerCollector(breaker))
+
+    def watch_answers(self, math: MathAnswers, sandbox: Sandbox) -> None:
+        """Show from now on how the processes behind answers are doing."""
+        self.registry.register(AnswersCollector(math, sandbox))
 
     def scored(self, version: ModelVersion, batch: ScoredBatch, took_s: float) -> None:
         """Book one scoring request."""

@@ -4,7 +4,7 @@ Every way takes time linear in the text, whatever the text: what a policy writes
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,12 @@ _BRACES = re.compile(r"(?P<box>\\f?box(?:ed)?\s{0,9}\{)|\\.|(?P<open>\{)|(?P<clo
 _ANNOUNCED = re.compile(
     r"(?:answer|réponse|respuesta|antwort|risposta|resposta|ответ|答案|答え)"
     r"[*_ \t]{0,4}(?:is|est|es|ist|è|é|为|是|は|[:：=])",
+    re.IGNORECASE,
+)
+# As good as a box, where a formula or a number follows: math-verify gives both one priority, and
+# of these the later one wins (`LatexExtractionConfig.boxed_match_priority`).
+_FINAL = re.compile(
+    r"final\s{1,3}answer[*_ \t]{0,4}(?:is|[:：=])[*_: \t\r\n]{0,9}(?=[-−+]?[.(\[{]?[\d$\\])",
     re.IGNORECASE,
 )
 # A sentence ends behind an answer; "3.5" and "e.g. 3" go on.
@@ -63,11 +69,11 @@ class Extraction:
 
     def __post_init__(self) -> None:
         if self.pattern is not None:
-            safe_pattern(self.pattern, param="answer.pattern")
+            safe_pattern(self.pattern, param="answers.pattern")
         if self.choices is not None and not re.fullmatch("[A-Z]{2,26}", self.choices):
             raise InvalidInput(
                 f"{self.choices!r} are no letters of a multiple choice; write them as in ABCD",
-                param="answer.choices",
+                param="answers.choices",
             )
 
 
@@ -85,20 +91,22 @@ _DEFAULT = Extraction()
 def extract_answer(text: str, extraction: Extraction = _DEFAULT) -> str | None:
     r"""The final answer that a text states, normalised, or None.
 
-    The last balanced `\boxed{…}` wins, else the last "answer is …" or "Answer: …", else what
-    `extraction` allows. Longer ones than MAX_ANSWER_CHARS are none.
+    The last balanced `\boxed{…}` wins, or a "final answer is …" behind it that a formula or number
+    follows; else the last "answer is …" or "Answer: …", else what `extraction` allows. Longer ones
+    than MAX_ANSWER_CHARS are none.
 
     >>> extract_answer("14-5=9\nAnswer: 9")
     '9'
     """
     if extraction.pattern is not None:
-        found = _last_match(text, extraction.pattern)
+        found = last_match(text, extraction.pattern)
     elif extraction.choices is not None:
         found = _choice(text, extraction.choices)
     else:
-        found = last_boxed(text)
+        boxes = _boxes(text)
+        found = _final(text, boxes[-1].end) if boxes else None
         if found is None:
-            found = _announced(text)
+            found = _side_by_side(text, boxes) if boxes else _announced(text)
         if found is not None and extraction.last_number and _PROSE.search(found):
             found = _last_number(found) or found
         if found is None and extraction.last_number:
@@ -115,8 +123,11 @@ def last_boxed(text: str) -> str | None:
     Boxes side by side are one answer: `\boxed{1}` and `\boxed{2}` give "1, 2".
     """
     boxes = _boxes(text)
-    if not boxes:
-        return None
+    return _side_by_side(text, boxes) if boxes else None
+
+
+def _side_by_side(text: str, boxes: Sequence[_Box]) -> str:
+    """The last of these boxes, with those that stand side by side with it."""
     first = len(boxes) - 1
     while first > 0 and _JOINED.fullmatch(text, boxes[first - 1].end + 1, boxes[first].start):
         first -= 1
@@ -136,6 +147,14 @@ def _boxes(text: str) -> list[_Box]:
         elif match["close"] and opened and (span := opened.pop()) is not None:
             boxes.append(_Box(*span, match.start()))
     return sorted(boxes)
+
+
+def _final(text: str, start: int) -> str | None:
+    """What follows the last "final answer is" behind `start`."""
+    end = None
+    for match in _FINAL.finditer(text, start):
+        end = match.end()
+    return None if end is None else _without_rest(text[end : end + _MAX_TAIL_CHARS + 1])
 
 
 def _announced(text: str) -> str | None:
@@ -169,9 +188,13 @@ def _last_number(text: str) -> str | None:
     return number if number is not None else formula
 
 
-def _last_match(text: str, pattern: str) -> str | None:
+def last_match(text: str, pattern: str) -> str | None:
+    """What a task's pattern finds last: its group `answer`, else its first group, else all of it.
+
+    Raises InvalidInput for a pattern that `prm.patterns` refuses.
+    """
     last = None
-    compiled = safe_pattern(pattern, param="answer.pattern")
+    compiled = safe_pattern(pattern, param="answers.pattern")
     for match in compiled.finditer(text):
         last = match
     if last is None:

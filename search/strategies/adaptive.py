@@ -76,7 +76,10 @@ class Adaptive(StrategySettings):
         """The posterior that the leading answer stays ahead."""
         places: dict[str, int] = {}
         groups = [
-            None if candidate.group is None else places.setdefault(candidate.group, len(places))
+            # What the problem's tests refuse cannot win, so it does not lead.
+            None
+            if candidate.group is None or candidate.has_failed
+            else places.setdefault(candidate.group, len(places))
             for candidate in candidates
         ]
         if not self._weighs(candidates):

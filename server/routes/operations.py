@@ -22,6 +22,7 @@ class Alive(BaseModel):
 class Readiness(BaseModel):
     """Whether requests that need a model are served now, and by what.
 
+    `code_answers` says whether programs can be run in the sandbox, which no other request needs.
     `policy_server` is its circuit breaker: while `open`, searches with its policies are 503.
     """
 
@@ -30,6 +31,7 @@ class Readiness(BaseModel):
     device: str | None = None
     dtype: str | None = None
     restarts: int
+    code_answers: Literal["starting", "available", "unavailable"]
     policy_server: Literal["closed", "open", "half_open"] | None = None
 
 
@@ -51,6 +53,7 @@ async def ready(services: ServicesDep) -> Response:
         device=engine.ready.device if engine.ready else None,
         dtype=engine.ready.dtype if engine.ready else None,
         restarts=engine.restarts,
+        code_answers=services.sandbox.state,
         policy_server=breaker.state.value if breaker is not None else None,
     )
     return JSONResponse(body.model_dump(), status_code=200 if is_ready else 503)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from prm.errors import InvalidInput
 from search.budget import ReasoningEffort
 from search.strategies import Strategy
+from server.schemas.answers import AnswersIn, GradeOut
 from server.schemas.common import MAX_MESSAGES, ChatMessage, Text, Wire, if_asked
 from server.schemas.neighbours import Unsupported, without_unsupported
 from server.schemas.search import BudgetIn, EventOut, SamplingIn, StopString
@@ -90,6 +91,7 @@ class SearchIn(Wire):
         default=None, description="NAME or NAME@VERSION; may be left out where one PRM is served."
     )
     budget: BudgetIn | None = None
+    answers: AnswersIn | None = None
     include: tuple[Literal["candidates", "tree"], ...] = ()
 
 
@@ -199,7 +201,10 @@ class AnswerMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """One answer. `score` is the PRM's, `answer` the final answer found in the text."""
+    """One answer. `score` is the PRM's, `answer` the final answer found in the text.
+
+    `tests` say what its program passed, where the request has some.
+    """
 
     index: int
     message: AnswerMessage
@@ -207,6 +212,7 @@ class Choice(BaseModel):
     finish_reason: FinishReason
     score: float | None
     answer: str | None
+    tests: GradeOut | None = if_asked()
 
 
 class CompletionDetails(BaseModel):
@@ -247,7 +253,7 @@ class Delta(BaseModel):
 
 
 class ChunkChoice(BaseModel):
-    """A piece of one answer. The last piece has the reason, and score and answer."""
+    """A piece of one answer. The last piece has the reason, score, answer and tests."""
 
     index: int
     delta: Delta
@@ -255,6 +261,7 @@ class ChunkChoice(BaseModel):
     finish_reason: FinishReason | None = None
     score: float | None = if_asked()
     answer: str | None = if_asked()
+    tests: GradeOut | None = if_asked()
 
 
 class ChatChunk(BaseModel):

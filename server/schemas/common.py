@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from prm.types import Message
 
 
-def _is_text(text: str) -> str:
+def is_text(text: str) -> str:
+    """The text. Raises ValueError for what is no well-formed text, and where."""
     if (at := text.find("\0")) >= 0:
         raise ValueError(f"holds a NUL character at position {at}; remove it")
     try:
@@ -21,7 +22,7 @@ def _is_text(text: str) -> str:
 
 # No model that is served reads more; beyond, looking at the text would hold up everybody else.
 MAX_TEXT_CHARS = 1_000_000
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_is_text)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(is_text)]
 
 
 def if_asked() -> Any:

@@ -10,6 +10,7 @@ from search.budget import ReasoningEffort
 from search.strategies import Strategy
 from search.strategies.best_of_n import BestOfN
 from search.types import StoppedBy
+from server.schemas.answers import AnswersIn, GradeOut, MathAnswersIn
 from server.schemas.common import Messages, Problem, Text, Wire, if_asked, messages_of
 
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
@@ -45,6 +46,7 @@ class SearchRequest(Wire):
     strategy: Strategy = BestOfN()
     sampling: SamplingIn = SamplingIn()
     budget: BudgetIn = BudgetIn()
+    answers: AnswersIn = MathAnswersIn()
     reasoning_effort: ReasoningEffort | None = Field(
         default=None, description="low, medium or high: a budget of tokens, where none is given."
     )
@@ -78,6 +80,7 @@ class CandidateOut(BaseModel):
     score: float | None
     finish_reason: Literal["stop", "length", "pruned", "budget"] | None
     tokens: int
+    tests: GradeOut | None = if_asked()
 
 
 class NodeOut(CandidateOut):
@@ -93,6 +96,7 @@ class VoteOut(BaseModel):
     answer: str
     count: int
     weight: float | None
+    tests: GradeOut | None = if_asked()
 
 
 class UsageOut(BaseModel):

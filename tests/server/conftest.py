@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +52,20 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def rung_serve(
-    models: Path, *, log: Path | None = None, **environment: str
+    models: Path, *, log: Path | None = None, within: Sequence[str] = (), **environment: str
 ) -> Iterator[RunningServer]:
     """Start a server on a free port, wait until it is ready, stop it at the end.
 
-    What it writes to stderr is lost, or lies in `log`.
+    What it writes to stderr is lost, or lies in `log`. `within` is a command that becomes the one
+    behind it.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
     with open(log or os.devnull, "w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", f"--port={port}", f"--models={models}"],
+            [
+                *(*within, sys.executable, "-m", "server", "serve"),
+                *(f"--port={port}", f"--models={models}"),
+            ],
             env=os.environ | {"RUNG_THREADS": "1", "RUNG_KEYS_FILE": "/nonexistent"} | environment,
             text=True,
             stderr=stderr,

@@ -33,6 +33,13 @@ MIB = 1 << 20
         ("Answer: 0,111", "0,111"),
         ("Answer:\n\n8", "8"),
         ("answer is 3\nanswer is", "3"),
+        # An intermediate box, and what the text ends with.
+        (r"interest \boxed{200} ... Final Answer: The final answer is $10,455$. I hope", "10455"),
+        (r"\boxed{3} **Final answer:** -3.5", "-3.5"),
+        (r"\boxed{4}. The final answer is (2, 3)", "(2, 3)"),
+        (r"The final answer is $\boxed{5}$.", "5"),
+        (r"\boxed{5}. The final answer is above.", "5"),
+        (r"\boxed{5}. So the answer is 6 apples too many", "5"),
     ],
 )
 def test_a_stated_answer_is_found(text: str, answer: str) -> None:
@@ -81,7 +88,7 @@ def test_a_task_s_own_pattern_alone_decides() -> None:
 def test_a_pattern_that_may_be_slow_is_refused_by_name(pattern: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Extraction(pattern=pattern)
-    assert caught.value.param == "answer.pattern"
+    assert caught.value.param == "answers.pattern"
 
 
 @pytest.mark.parametrize("choices", ["", "A", "abc", "A|B"])

@@ -39,6 +39,7 @@ class ScriptedServer:
     content_type: str = "text/event-stream"
     owned_by: str | None = "vllm"
     has_tokenizer: bool = True
+    context: int = CONTEXT
     statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)
     requests: int = 0
@@ -56,7 +57,7 @@ class ScriptedServer:
 
     async def models(self, _: Request) -> Response:
         self.requests += 1
-        model = {"id": "m", "max_model_len": CONTEXT, "owned_by": self.owned_by}
+        model = {"id": "m", "max_model_len": self.context, "owned_by": self.owned_by}
         return JSONResponse({"data": [model]})
 
     async def tokenize(self, request: Request) -> Response:
@@ -65,7 +66,7 @@ class ScriptedServer:
             ids = list(body["prompt"].encode())
         else:
             ids = [1, *"".join(m["content"] for m in body["messages"]).encode(), 2]
-        return JSONResponse({"tokens": ids, "max_model_len": CONTEXT})
+        return JSONResponse({"tokens": ids, "max_model_len": self.context})
 
     async def detokenize(self, request: Request) -> Response:
         ids = (await request.json())["tokens"]

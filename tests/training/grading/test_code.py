@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.grading.code import CodeGrader, extract_code
-from training.grading.jail import Jail, JailLimits, missing_walls
+from training.grading.jail import JailLimits, missing_walls
 
 pytestmark = [
     pytest.mark.anyio,
@@ -19,7 +19,7 @@ TESTS = "assert double(2) == 4\nassert double(-1) == -2"
 
 @pytest.fixture
 def grader() -> CodeGrader:
-    return CodeGrader(Jail(JailLimits(wall_s=5.0, cpu_s=2)))
+    return CodeGrader(JailLimits(wall_s=5.0, cpu_s=2))
 
 
 async def test_asserts_decide(grader: CodeGrader) -> None:
