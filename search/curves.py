@@ -7,15 +7,18 @@ voting it votes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from prm.evaluation.reliability import Interval
 from search.records import Record
+from search.selection import VoteSelection
 
-# A fallback votes: its winner has the most, or the most weighted, candidates behind it.
-VOTES = ("majority", "weighted", "calibrated")
+# A fallback votes among plain samples: its winner has the most, or the most weighted, of them
+# behind it. A vote among what a PRM has steered to trusts the PRM as much as any search does.
+VOTES = get_args(VoteSelection)
+SAMPLING = ("best_of_n", "adaptive")
 
 
 class CurvePoint(BaseModel):
@@ -100,7 +103,7 @@ def choose(
     if best.gain is None or best.gain.low > 0:
         told = "" if best.gain is None else f", {_signed(best.gain)} points over majority voting"
         return Choice(settings=best.strategy, reason=f"{found}{told}.")
-    votes = [p for p in affordable if p.strategy.get("selection") in VOTES]
+    votes = [p for p in affordable if _is_plain_vote(p)]
     if not votes:
         return Choice(
             settings=best.strategy,
@@ -128,6 +131,11 @@ def _unmeasured(
         reason=f"{cause}; {selection} voting over {n} candidates of about {tokens_per_candidate} "
         "tokens is the safe choice.",
     )
+
+
+def _is_plain_vote(point: CurvePoint) -> bool:
+    settings = point.strategy
+    return settings.get("type") in SAMPLING and settings.get("selection") in VOTES
 
 
 def _most_accurate(points: Sequence[CurvePoint]) -> CurvePoint:

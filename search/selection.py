@@ -21,7 +21,10 @@ from prm.manifest import Finite
 from search.records import Record
 from search.stopping import leader
 
+# Of what a search in steps ends with, the first is no plain sample: nothing speaks for it.
+StepSelection = Literal["prm", "weighted", "majority", "calibrated"]
 Selection = Literal["first", "prm", "weighted", "majority", "calibrated"]
+VoteSelection = Literal["weighted", "majority", "calibrated"]
 FeatureName = Literal["logit_min", "logit_last", "log_product"]
 
 # Step scores come in half precision: nearer to 0 and 1 than this they tell nothing apart.
@@ -87,9 +90,9 @@ class Selector(BaseModel):
 class SelectionRecord(Record):
     """A selector as it lies beside a PRM version: of which weights, for which policy, how good.
 
-    `threshold` is what `search.stopping.is_decided` should stop at with this selector to spend the
-    part `budget` of what a fixed width would, and `threshold_votes` the same where votes alone
-    decide. The accuracies are cross-validated, with all candidates.
+    `threshold` is what `search.stopping.is_decided` should stop at with this selector, in waves of
+    `wave`, to spend the part `budget` of what a fixed width would, and `threshold_votes` the same
+    where votes alone decide. The accuracies are cross-validated, with all candidates.
     """
 
     folder: ClassVar[str] = "selection"
@@ -97,6 +100,7 @@ class SelectionRecord(Record):
     selector: Selector
     threshold: Annotated[Finite, Field(ge=0, le=1)]
     threshold_votes: Annotated[Finite, Field(ge=0, le=1)]
+    wave: int = Field(default=1, ge=1)
     budget: Annotated[Finite, Field(gt=0, le=1)]
     problems: int = Field(ge=1)
     candidates: int = Field(ge=1)

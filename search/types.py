@@ -7,7 +7,10 @@ from typing import Any, Literal
 from prm.types import Message, StepScore
 
 FinishReason = Literal["stop", "length", "pruned", "budget"]
-StoppedBy = Literal["finished", "budget.tokens", "budget.seconds", "budget.calls", "max_rounds"]
+# "prm.context": what came after had all grown longer than the PRM reads.
+StoppedBy = Literal[
+    "finished", "budget.tokens", "budget.seconds", "budget.calls", "max_rounds", "prm.context"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

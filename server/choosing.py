@@ -26,7 +26,7 @@ async def with_chosen(
     """The request with a strategy in the place of `auto`, and what was chosen and why.
 
     Any other strategy stays as it is. What does not fit the server's limit or the budget, or was
-    measured with settings that there are no more, is not chosen.
+    measured with other settings than there are now, is not chosen.
     """
     if not isinstance(request.strategy, Auto):
         return request, None
@@ -56,5 +56,8 @@ def _is_usable(point: CurvePoint, max_candidates: int) -> bool:
     try:
         strategy = _STRATEGIES.validate_python(point.strategy)
     except ValidationError:
+        return False
+    if point.strategy.keys() != strategy.model_dump().keys():
+        # A setting that it does not name was not there yet: its default is not what was measured.
         return False
     return not isinstance(strategy, Auto) and strategy.most_candidates <= max_candidates

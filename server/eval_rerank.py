@@ -125,6 +125,7 @@ def _record(
         selector=fit_selector(pool.problems, seed=options.seed),
         threshold=calibrated,
         threshold_votes=by_votes,
+        wave=options.wave,
         budget=options.budget,
         problems=found.problems,
         candidates=found.candidates,

@@ -2,12 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from rich.console import Console
 
 from prm.errors import InvalidInput
@@ -16,13 +17,15 @@ from prm.registry import Registry
 from prm.validation import first_problem
 from search import records
 from search.curves import CurvePoint, Curves
-from search.evaluation.arms import Arm, with_votes
+from search.evaluation.arms import Arm, with_selections
 from search.evaluation.figures import Report, measure
+from search.evaluation.kept import KeptOutcomes, digest_of
 from search.evaluation.page import check_page, write_figures
 from search.evaluation.picture import draw_accuracy
 from search.evaluation.problems import LabelledProblem, read_problems
 from search.evaluation.runs import ArmRun, Search, run_arms
 from search.run import Strategy, run_search
+from search.selection import Selection
 from search.types import SearchResult
 from server.commands import check_outputs, progress_bar
 from server.connection import prm_of
@@ -59,7 +62,8 @@ class SearchEvalOptions:
     concurrency: int
     json_file: Path | None
     picture: Path | None
-    votes: bool
+    selections: str | None
+    outcomes: Path | None
     docs: Path | None
     write_curves: bool
     command: str
@@ -68,20 +72,34 @@ class SearchEvalOptions:
 async def search_file(options: SearchEvalOptions, settings: Settings) -> None:
     """Run all, and report: also what is through when the rest is broken off."""
     check_outputs(options.json_file, options.picture)
+    if options.outcomes and not options.outcomes.absolute().parent.is_dir():
+        raise InvalidInput(f"--outcomes {options.outcomes}: there is no such folder")
     if options.docs:
         check_page(options.docs)
     arms = read_arms(options.strategies)
-    if options.votes:
-        arms = with_votes(arms)
+    if options.selections is not None:
+        arms = with_selections(arms, read_selections(options.selections))
     problems = read_problems(options.file, options.limit)
     registry = Registry.open(settings.models)
     version = prm_of(registry, options.prm) if options.prm else None
     _check(arms, version, options)
-    runs: list[ArmRun] = []
+    kept = None
+    if options.outcomes:
+        kept = KeptOutcomes(options.outcomes, _about(options, problems, registry, version))
+    runs = [run for arm in arms if kept and (run := kept.of(arm))]
+    known = [run.arm for run in runs]
+
+    def take(run: ArmRun) -> None:
+        runs.append(run)
+        if kept:
+            kept.add(run)
+
     try:
-        await _run(arms, problems, options, settings, registry, runs)
+        if left := [arm for arm in arms if arm not in known]:
+            await _run(left, problems, options, settings, registry, take)
     finally:
         if runs:
+            runs.sort(key=lambda run: arms.index(run.arm))
             _report(runs, version, options, is_complete=len(runs) == len(arms))
 
 
@@ -106,13 +124,47 @@ def read_arms(text: str | None) -> list[Arm]:
     return arms
 
 
+def read_selections(text: str) -> list[Selection]:
+    """Those named with commas. Raises InvalidInput naming what is no selection."""
+    names: tuple[Selection, ...] = get_args(Selection)
+    found = []
+    for given in (part.strip() for part in text.split(",")):
+        name = next((name for name in names if name == given), None)
+        if name is None:
+            raise InvalidInput(
+                f"--selections: {given[:100]!r} is no selection; there is {', '.join(names)}"
+            )
+        found.append(name)
+    return found
+
+
+def _about(
+    options: SearchEvalOptions,
+    problems: list[LabelledProblem],
+    registry: Registry,
+    version: ModelVersion | None,
+) -> dict[str, JsonValue]:
+    """What outcomes hang on besides the strategy."""
+    policy = registry.get(options.policy)
+    return {
+        "policy": policy.ref.model_dump() if policy else options.policy,
+        "prm": version.ref.model_dump() if version else None,
+        "problems": digest_of(problems),
+        "sampling": {
+            "temperature": options.temperature,
+            "max_tokens": options.max_tokens,
+            "seed": options.seed,
+        },
+    }
+
+
 async def _run(
     arms: list[Arm],
     problems: list[LabelledProblem],
     options: SearchEvalOptions,
     settings: Settings,
     registry: Registry,
-    runs: list[ArmRun],
+    take: Callable[[ArmRun], None],
 ) -> None:
     with progress_bar(Console(), as_json=False) as progress:
         task = progress.add_task("starting the engine", total=None)
@@ -130,7 +182,7 @@ async def _run(
                 seed=options.seed,
                 concurrency=options.concurrency,
                 on_progress=show,
-                on_run=runs.append,
+                on_run=take,
             )
 
 
@@ -191,7 +243,7 @@ def _report(
 
 
 def curves_of(report: Report, version: ModelVersion, options: SearchEvalOptions) -> Curves:
-    """What `auto` goes by, without itself, and without what no request can ask for."""
+    """What `auto` goes by, without itself."""
     points = [
         CurvePoint(
             strategy=point.strategy,
@@ -201,7 +253,7 @@ def curves_of(report: Report, version: ModelVersion, options: SearchEvalOptions)
             gain=point.gain,
         )
         for point in report.points
-        if point.strategy["type"] != "auto" and not point.by_vote
+        if point.strategy["type"] != "auto"
     ]
     return Curves(
         prm=version.ref,

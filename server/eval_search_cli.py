@@ -36,12 +36,20 @@ def search(
     picture: Annotated[
         Path | None, typer.Option(help="Draw accuracy against tokens here: .svg, .png, .pdf.")
     ] = None,
-    votes: Annotated[
-        bool,
+    selections: Annotated[
+        str | None,
         typer.Option(
-            "--votes", help="Also choose by a weighted vote among what each search ended with."
+            help="Every strategy under each of these, as prm,weighted: one search serves all.",
+            show_default="its own",
         ),
-    ] = False,
+    ] = None,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the outcomes of every strategy here, and take those that are there: what "
+            "was broken off goes on, and a new strategy joins the others."
+        ),
+    ] = None,
     docs: Annotated[
         Path | None,
         typer.Option(help="Page whose lines between figures: begin and end are to be written."),
@@ -71,7 +79,8 @@ def search(
         concurrency=concurrency,
         json_file=json_file,
         picture=picture,
-        votes=votes,
+        selections=selections,
+        outcomes=outcomes,
         docs=docs,
         write_curves=write_curves,
         command=shlex.join(["rung", *sys.argv[1:]]),

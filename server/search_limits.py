@@ -12,16 +12,25 @@ def check_candidates(strategy: StrategySettings, limit: int) -> None:
     """Raises InvalidInput for more candidates at a time than the server takes on."""
     if strategy.most_candidates <= limit:
         return
-    settings = strategy.model_dump()
-    factors = {name: settings[name] for name in ("n", "width") if name in settings}
-    if strategy.most_candidates == factors.get("n"):
-        factors.pop("width", None)
-    shown = " and ".join(f"{name} {value}" for name, value in factors.items())
-    total = "" if len(factors) == 1 else f", {strategy.most_candidates} candidates at a time"
+    sizes = strategy.sizes
+    shown = " and ".join(f"{name} {value}" for name, value in sizes.items())
+    total = "" if len(sizes) == 1 else f", {strategy.most_candidates} candidates at a time"
     raise InvalidInput(
         f"strategy.n: {shown}{total}; this server takes on at most {limit} candidates a search. "
-        f"Lower {' or '.join(factors)}, or raise the server's RUNG_MAX_CANDIDATES",
+        f"Lower {' or '.join(sizes)}, or raise the server's RUNG_MAX_CANDIDATES",
         param="strategy.n",
+    )
+
+
+def check_tokens(strategy: StrategySettings, tokens: int | None) -> None:
+    """Raises InvalidInput for a budget of less than a token for each candidate; None: no limit."""
+    if tokens is None or tokens >= strategy.most_candidates:
+        return
+    lower = " or ".join(f"strategy.{name}" for name in strategy.sizes)
+    raise InvalidInput(
+        f"budget.tokens {tokens} does not pay one token for each of {strategy.most_candidates} "
+        f"candidates; raise it or lower {lower}",
+        param="budget.tokens",
     )
 
 

@@ -9,22 +9,19 @@ from typing import Literal
 
 from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
-from prm.manifest import ModelVersion
 from prm.scorer import StepScorer
+from search.answers import Equivalence
 from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
-from search.selection import SelectionRecord, Selector
-from search.strategies.adaptive import Adaptive
 from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, StoppedBy
 from server.calibrations import calibration_of_policy, current_calibrations
 from server.choosing import with_chosen
 from server.policies import Policies
-from server.recorded import recorded
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
 from server.scorers import Scorers
-from server.search_limits import check_candidates, check_context
+from server.search_fitted import selection_fitted, with_fitted
+from server.search_limits import check_candidates, check_context, check_tokens
 from server.search_response import PreparedSearch, search_response
-from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
 
 
@@ -35,7 +32,7 @@ class SearchService:
         self,
         scorers: Scorers,
         policies: Policies,
-        answers: AnswerKinds,
+        answers: Equivalence,
         telemetry: Telemetry,
         *,
         max_candidates: int,
@@ -63,11 +60,15 @@ class SearchService:
         generator = await self._policies.get(request.policy)
         if scorer is not None:
             await check_context(request, scorer, generator)
-        answers = await self._answers.of(request.answers)
         budget = _budget(request)
         calibrated = await self._calibrated(scorer, request) if scorer else None
-        if calibrated is not None and calibrated.has_fitted:
-            request = _by_probability(request)
+        fitted = await selection_fitted(request, scorer.version) if scorer else None
+        request = with_fitted(
+            request,
+            fitted,
+            has_prm=scorer is not None,
+            has_response=calibrated is not None and calibrated.has_fitted,
+        )
         policy = self._scorers.registry.get(request.policy)
         run = SearchRun(
             SearchProblem(messages=request.to_messages()),
@@ -76,8 +77,8 @@ class SearchService:
             sampling=_sampling(request),
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
-            answers=answers,
-            selector=await _selector(request, scorer.version) if scorer else None,
+            equivalence=self._answers,
+            selector=fitted.selector if fitted else None,
         )
         run.choice = choice
         return PreparedSearch(
@@ -141,37 +142,8 @@ def _budget(request: SearchRequest) -> Budget:
     )
     if request.reasoning_effort is not None and budget.tokens is None:
         budget = replace(budget, tokens=EFFORTS[request.reasoning_effort].tokens)
-    if budget.tokens is not None and budget.tokens < request.strategy.most_candidates:
-        raise InvalidInput(
-            f"budget.tokens {budget.tokens} does not pay one token for each of "
-            f"{request.strategy.most_candidates} candidates; raise it or lower strategy.n",
-            param="budget.tokens",
-        )
+    check_tokens(request.strategy, budget.tokens)
     return budget
-
-
-async def _selector(request: SearchRequest, prm: ModelVersion) -> Selector | None:
-    """What was fitted for selection "calibrated". Raises InvalidInput where it asks for nothing."""
-    if getattr(request.strategy, "selection", None) != "calibrated":
-        return None
-    record = await recorded(SelectionRecord, prm, request.policy)
-    if record is None:
-        raise InvalidInput(
-            f"strategy.selection: for {prm.key} and policy {request.policy!r} nothing is fitted; "
-            "choose another, or fit one with `rung eval rerank --model --policy`",
-            param="strategy.selection",
-        )
-    return record.selector
-
-
-def _by_probability(request: SearchRequest) -> SearchRequest:
-    """`adaptive` weighs by the probability of being right, where that is known and not refused."""
-    strategy = request.strategy
-    if not isinstance(strategy, Adaptive) or strategy.aggregation is not None:
-        return request
-    return request.model_copy(
-        update={"strategy": strategy.model_copy(update={"aggregation": "fitted"})}
-    )
 
 
 def _sampling(request: SearchRequest) -> Sampling:

@@ -1,7 +1,7 @@
 """Strategies in a word, for a model's name or a header: `best-of-16`, `beam-16x4`, `majority-16`.
 
 The forms follow from the table of strategies: a type's name with dashes, then `n` and `width` where
-the strategy has them; a selection's name stands for its strategy with that selection.
+the strategy has them; a selection's name alone stands for best of n with that selection.
 """
 
 import re
@@ -12,8 +12,10 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from prm.errors import InvalidInput
+from search.selection import Selection
 from search.strategies import Strategy
 from search.strategies.base import StrategySettings
+from search.strategies.best_of_n import BestOfN
 
 _FORM = re.compile(r"(?P<word>[a-z]+(?:-[a-z]+)*)(?:-(?P<n>\d{1,9})(?:x(?P<width>\d{1,9}))?)?")
 _STRATEGIES: TypeAdapter[Strategy] = TypeAdapter(Strategy)
@@ -33,8 +35,8 @@ def strategy_of(text: str, *, param: str) -> Strategy | None:
 
     Raises InvalidInput about `param` for a form whose numbers the strategy does not take.
 
-    >>> strategy_of("beam-16x4", param="model")
-    Beam(type='beam', n=16, width=4, max_rounds=40, aggregation=None)
+    >>> strategy_of("beam-16x4", param="model") == Beam(n=16, width=4)
+    True
     """
     found = _FORM.fullmatch(text)
     word = WORDS.get(found["word"]) if found else None
@@ -80,10 +82,9 @@ def _words() -> dict[str, _Word]:
         fields = frozenset(settings.model_fields)
         type_ = settings.model_fields["type"].default
         words[type_.replace("_", "-").removesuffix("-n")] = _Word(type=type_, fields=fields)
-        selection = settings.model_fields.get("selection")
-        # Where it is left open by default, the strategy's own name says all.
-        if selection is not None and isinstance(selection.default, str):
-            for name in sorted({*get_args(selection.annotation)} - {selection.default}):
+        if settings is BestOfN:
+            names = {*get_args(Selection)} - {settings.model_fields["selection"].default}
+            for name in sorted(names):
                 selections[name] = _Word(type=type_, fields=fields, settled={"selection": name})
     return selections | words
 

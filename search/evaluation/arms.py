@@ -1,41 +1,50 @@
 """Arms: the strategies of an evaluation, each at one width, and which of them share their work."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Protocol, Self, get_args
 
 from pydantic import JsonValue
 
 from search.run import Strategy
-from search.strategies.selecting import rank_by
+from search.selection import Selection, StepSelection
 from search.types import Candidate
 
 _SIZES = ("n", "width", "simulations")
+# Best of n goes by the name of its selection, a search in steps by its own with these words added.
+_SAMPLING: Mapping[str, str] = MappingProxyType({"prm": "best of n", "first": "pass@1"})
+_CHOOSING: Mapping[str, str] = MappingProxyType(
+    {
+        "prm": "by score",
+        "weighted": "by weighted vote",
+        "majority": "by majority",
+        "calibrated": "by calibrated vote",
+    }
+)
 
 
 class ArmSettings(Strategy, Protocol):
     """A strategy's settings, as in the union of `search.strategies`."""
 
+    is_steered_by_selection: ClassVar[bool]
+
     @property
     def needs_prm(self) -> bool: ...
+    @property
+    def uses_prm(self) -> bool: ...
     def model_dump(self, *, exclude_defaults: bool = False) -> dict[str, JsonValue]: ...
+    def model_copy(self, *, update: Mapping[str, JsonValue]) -> Self: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One strategy at one width. `by_vote`: not its own winner, but a weighted vote's.
-
-    The vote is among the candidates that the search ended with, each with the weight of its score,
-    as search-and-learn chooses among the beams of a search (Beeching et al., 2024).
-    """
+    """One strategy at one width, which chooses by its `selection`."""
 
     strategy: ArmSettings
-    by_vote: bool = False
 
     def rank(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """All of these, the winner first."""
-        if self.by_vote:
-            return rank_by("weighted", candidates)
         return self.strategy.rank(candidates)
 
     @property
@@ -49,6 +58,13 @@ class Arm:
         return str(self.settings["type"])
 
     @property
+    def selection(self) -> str | None:
+        """What chooses among candidates that do not hang on it; None where it steers, too."""
+        selection = self.settings.get("selection")
+        is_steered = self.strategy.is_steered_by_selection
+        return None if selection is None or is_steered else str(selection)
+
+    @property
     def width(self) -> int:
         """Candidates, beams or particles at a time."""
         n = self.settings.get("n", 1)
@@ -60,18 +76,22 @@ class Arm:
         """Strategy and what it was set to, sizes apart: what a line in a picture stands for."""
         changed = self.strategy.model_dump(exclude_defaults=True)
         name = self.type.replace("_", " ")
-        if self.type == "best_of_n" and (selection := changed.pop("selection", None)):
-            name = {"first": "pass@1"}.get(str(selection), str(selection))
+        if self.selection is not None:
+            changed.pop("selection", None)
+            if self.type == "best_of_n":
+                name = _SAMPLING.get(self.selection, self.selection)
+            else:
+                name = f"{name} {_CHOOSING[self.selection]}"
         settings = [
             f"{field.replace('_', ' ')} {value}"
             for field, value in changed.items()
             if field not in ("type", *_SIZES)
         ]
-        return ", ".join([name + (" by vote" if self.by_vote else ""), *settings])
+        return ", ".join([name, *settings])
 
     @property
     def label(self) -> str:
-        """Name and sizes: `beam 16x4`."""
+        """Name and sizes: `beam by score 16x4`."""
         size = f"{self.width}"
         if "width" in self.settings:
             size += f"x{self.settings['width']}"
@@ -81,35 +101,43 @@ class Arm:
 
     def uses_prm(self, *, has_prm: bool) -> bool:
         """Whether step scores have a say in it."""
-        is_vote = self.type == "best_of_n" or self.settings.get("selection") is not None
-        return self.strategy.needs_prm or (has_prm and not is_vote)
+        return self.strategy.needs_prm or (has_prm and self.strategy.uses_prm)
 
 
-def with_votes(arms: Iterable[Arm]) -> list[Arm]:
-    """The arms, and after each that searches in rounds the same one by vote."""
-    found = []
+def with_selections(arms: Iterable[Arm], selections: Sequence[Selection]) -> list[Arm]:
+    """In the place of every arm that chooses among its candidates, one for each selection.
+
+    Plain sampling stays what it is, and no search in steps has a "first". Each arm once.
+    """
+    found: list[Arm] = []
     for arm in arms:
-        found.append(arm)
-        if arm.strategy.needs_prm and arm.type != "best_of_n" and not arm.by_vote:
-            found.append(replace(arm, by_vote=True))
+        known: tuple[str, ...] = get_args(StepSelection if arm.type != "best_of_n" else Selection)
+        names = [name for name in selections if name in known]
+        if arm.selection in (None, "first"):
+            asked = [arm]
+        else:
+            asked = [
+                Arm(strategy=arm.strategy.model_copy(update={"selection": name})) for name in names
+            ]
+        found += [each for each in asked if each not in found]
     return found
 
 
 def by_work(arms: Iterable[Arm]) -> list[list[Arm]]:
     """The arms in lists of those that write and score the very same candidates.
 
-    Selections of best_of_n differ only in which candidate they take: one search serves them all,
-    led by one that needs the PRM where there is one. So does a strategy, and a vote in its place.
+    Where `selection` only says which candidate wins, one search serves all. It is led by one that
+    makes scores, and where one is to choose by fitted probabilities, those.
     """
     shared: dict[str, list[Arm]] = {}
     for arm in arms:
         settings = dict(arm.settings)
-        if arm.type == "best_of_n":
+        if arm.selection is not None:
             del settings["selection"]
         alike = shared.setdefault(str(sorted(settings.items())), [])
         if arm not in alike:
             alike.append(arm)
     return [
-        sorted(alike, key=lambda arm: (arm.by_vote, not arm.strategy.needs_prm))
+        sorted(alike, key=lambda arm: (arm.selection != "calibrated", not arm.strategy.needs_prm))
         for alike in shared.values()
     ]

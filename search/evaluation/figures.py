@@ -35,7 +35,6 @@ class Point(BaseModel):
     name: str
     label: str
     strategy: dict[str, JsonValue]
-    by_vote: bool
     uses_prm: bool
     accuracy: Interval
     oracle: Interval
@@ -126,7 +125,6 @@ def _point(column: _Column, votes: Sequence[_Column], *, has_prm: bool) -> Point
         name=run.arm.name,
         label=run.arm.label,
         strategy=dict(run.arm.settings),
-        by_vote=run.arm.by_vote,
         uses_prm=run.arm.uses_prm(has_prm=has_prm),
         accuracy=_interval(column.accuracy),
         oracle=_interval(column.mean([o.right_share > 0 for o in outcomes])),

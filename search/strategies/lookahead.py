@@ -20,7 +20,6 @@ from typing import Literal
 from pydantic import Field
 
 from prm.aggregation import AggregationName
-from prm.errors import InvalidInput
 from search.run import SearchRun
 from search.strategies.base import BranchingSettings
 from search.strategies.expanding import not_continued, prune
@@ -131,11 +130,8 @@ class _Rollouts:
         if not self.written():
             return []
         beams = {tip.index: beam for beam, tip in self._tips.items()}
-        try:
-            tips = await self._run.score(self.written(), aggregation=self._aggregation)
-        except InvalidInput:
-            # All rollouts are longer than the PRM reads. The beams are not: their scores decide.
-            return []
+        # Where all rollouts are longer than the PRM reads, the beams are not: their scores decide.
+        tips = await self._run.score(self.written(), aggregation=self._aggregation, must_read=False)
         self._tips |= {beams[tip.index]: tip for tip in tips}
         return tips
 

@@ -15,24 +15,27 @@ n · width continuations. Those selected and not yet valued count as visits of v
 to the root: the virtual loss of Chaslot et al., "Parallel Monte-Carlo Tree Search" (2008). Where
 fewer leaves are open than that (at first there is only the root), they share the batch. A leaf that
 has ended, or under which all have ended, is not selected again: nothing would be learnt there.
+
+Few simulations may not reach the end of any text. Then the open leaf of the highest score is
+written to its end, in one continuation beyond the simulations, so that the search has an answer.
 """
 
 import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from itertools import cycle, islice
 from typing import Literal
 
 from pydantic import Field
 
-from prm.aggregation import AggregationName
+from search.ranking import by_score
 from search.run import SearchRun
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
-from search.strategies.stepwise import StepRound, end_active
+from search.strategies.base import MAX_CANDIDATES, SteeredSettings
+from search.strategies.stepwise import StepRound, end_active, event
 from search.types import Candidate, SearchEvent
 
 
-class Mcts(StrategySettings):
+class Mcts(SteeredSettings):
     """`n` leaves a round, each expanded `width` times; a simulation is one leaf's expansion."""
 
     type: Literal["mcts"] = "mcts"
@@ -42,17 +45,33 @@ class Mcts(StrategySettings):
     max_rounds: int = Field(default=40, ge=1, le=1000)
     exploration: float = Field(default=1.25, ge=0, le=1000, allow_inf_nan=False)
     backup: Literal["mean", "max"] = "mean"
-    aggregation: AggregationName | None = None
 
     @property
-    def most_candidates(self) -> int:
-        """See `StrategySettings.most_candidates`."""
-        return self.n * self.width
+    def sizes(self) -> Mapping[str, int]:
+        """See `StrategySettings.sizes`."""
+        return {"n": self.n, "width": self.width}
 
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Select, expand, back up; `run.candidates` ends as what has ended and the open leaves."""
         tree = _Tree(self.exploration, self.backup)
         ended: list[Candidate] = []
+        async with aclosing(self._simulate(run, tree, ended)) as events:
+            async for each in events:
+                yield each
+        active = tree.open_candidates()
+        if not any(candidate.finish_reason in ("stop", "length") for candidate in ended):
+            async with aclosing(self._finish_best(run, active, ended)) as events:
+                async for each in events:
+                    yield each
+        left, ends = end_active(run, active, round_=run.rounds - 1)
+        for each in ends:
+            yield each
+        run.candidates = ended + left
+
+    async def _simulate(
+        self, run: SearchRun, tree: "_Tree", ended: list[Candidate]
+    ) -> AsyncGenerator[SearchEvent]:
+        """Rounds until the simulations, the rounds or the budget are used up; fills `ended`."""
         simulated = 0
         for number in range(self.max_rounds):
             wanted = min(self.n, self.simulations - simulated)
@@ -72,16 +91,25 @@ class Mcts(StrategySettings):
             ended += round_.ended
             simulated += wanted
             if run.stopped_by != "finished":
-                break
-        active = tree.open_candidates()
-        # Its simulations done, a search is finished when it has something to show for them.
-        is_done = simulated == self.simulations and ended
-        if run.stopped_by == "finished" and active and not is_done:
+                return
+        is_done = simulated == self.simulations
+        if run.stopped_by == "finished" and not is_done and tree.open_candidates():
             run.stopped_by = "max_rounds"
-        left, ends = end_active(run, active, round_=run.rounds - 1)
-        for each in ends:
-            yield each
-        run.candidates = ended + left
+
+    async def _finish_best(
+        self, run: SearchRun, active: list[Candidate], ended: list[Candidate]
+    ) -> AsyncGenerator[SearchEvent]:
+        """Write the best of `active` to its end with what the budget has left: it is `ended`."""
+        if not active or run.affordable(1) == 0:
+            return
+        best, number = by_score(active)[0], run.rounds
+        async with aclosing(run.write([best], one_step=False)) as written:
+            async for child in written:
+                yield event("expanded", number, child, text=child.text)
+        active.remove(best)
+        (child,) = await run.score([child], aggregation=self.aggregation, must_read=False)
+        ended.append(child)
+        yield event("finished", number, child)
 
 
 class _Node:

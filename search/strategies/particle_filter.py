@@ -21,9 +21,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prm.aggregation import AggregationName
 from search.run import SearchRun
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.base import MAX_CANDIDATES, SteeredSettings
 from search.strategies.expanding import not_continued, prune
 from search.strategies.stepwise import StepRound, end_active
 from search.strategies.weights import logits_of, scores_of, softmax
@@ -34,7 +33,7 @@ from search.writing import derive_seed
 _DRAWING = -1
 
 
-class ParticleFilter(StrategySettings):
+class ParticleFilter(SteeredSettings):
     """`n` particles, drawn anew by weight when the effective sample size falls below a share of n.
 
     `weights` are taken from the log-odds of the scores or from the scores as they are, both divided
@@ -49,7 +48,6 @@ class ParticleFilter(StrategySettings):
     temperature: float = Field(default=1.0, ge=0.001, le=100, allow_inf_nan=False)
     resample_below: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     max_rounds: int = Field(default=40, ge=1, le=1000)
-    aggregation: AggregationName | None = None
 
     @model_validator(mode="after")
     def _logits_are_of_probabilities(self) -> Self:

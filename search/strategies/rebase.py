@@ -13,16 +13,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from prm.aggregation import AggregationName
 from search.ranking import by_score
 from search.run import SearchRun
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.base import MAX_CANDIDATES, SteeredSettings
 from search.strategies.expanding import expand
 from search.strategies.weights import apportion, scores_of, softmax
 from search.types import Candidate, SearchEvent
 
 
-class Rebase(StrategySettings):
+class Rebase(SteeredSettings):
     """`n` continuations per round, less those that ended, in the balance of the scores.
 
     `temperature` is the paper's T_b, for scores in [0, 1]: low follows the best step only, high
@@ -35,7 +34,6 @@ class Rebase(StrategySettings):
     n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
     temperature: float = Field(default=0.2, ge=0.001, le=100, allow_inf_nan=False)
     max_rounds: int = Field(default=40, ge=1, le=1000)
-    aggregation: AggregationName | None = None
 
     def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Rounds of as many steps as there are candidates missing."""

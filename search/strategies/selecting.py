@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from search.answers import answer_of, count_votes
 from search.ranking import by_score
-from search.selection import Selection
+from search.selection import Selection, StepSelection
 from search.types import Candidate
 
 
@@ -35,6 +35,15 @@ def rank_by(selection: Selection, candidates: Sequence[Candidate]) -> list[Candi
     first = sorted(leaders.values(), key=lambda leader: place[answer_of(leader) or ""])
     chosen = {leader.index for leader in first}
     return first + [candidate for candidate in ranked if candidate.index not in chosen]
+
+
+def rank_ended(selection: StepSelection, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """All candidates of a search in steps: those that came to an end by `selection`, the winner
+    first, then the others by score. Half a text has no final answer to vote for.
+    """
+    ended = [c for c in candidates if c.finish_reason in ("stop", "length")]
+    others = [c for c in candidates if c.finish_reason not in ("stop", "length")]
+    return rank_by(selection, ended) + by_score(others)
 
 
 def _by_probability(candidates: Sequence[Candidate]) -> list[Candidate]:

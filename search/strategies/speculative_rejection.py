@@ -17,22 +17,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from prm.aggregation import AggregationName
 from search.ranking import by_score
 from search.run import SearchRun
-from search.strategies.base import MAX_CANDIDATES, StrategySettings
+from search.strategies.base import MAX_CANDIDATES, SteeredSettings
 from search.strategies.stepwise import end_active, event
 from search.types import Candidate, SearchEvent
 
 
-class SpeculativeRejection(StrategySettings):
+class SpeculativeRejection(SteeredSettings):
     """`n` candidates at first; every `chunk` tokens the worst `rejection` of them are given up."""
 
     type: Literal["speculative_rejection"] = "speculative_rejection"
     n: int = Field(default=16, ge=1, le=MAX_CANDIDATES)
     rejection: float = Field(default=0.5, ge=0, lt=1, allow_inf_nan=False)
     chunk: int = Field(default=64, ge=1, le=1_000_000)
-    aggregation: AggregationName | None = None
 
     async def rounds(self, run: SearchRun) -> AsyncGenerator[SearchEvent]:
         """Write a chunk, score, reject; `run.candidates` ends as those that ran to their end."""

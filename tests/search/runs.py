@@ -1,8 +1,8 @@
 """A search of scripted parts, run to its end."""
 
-from search.answers import TaskAnswers
 from search.budget import Budget
 from search.run import SearchRun, Strategy, run_search
+from search.selection import Selector
 from search.types import Sampling, SearchEvent, SearchProblem, SearchResult
 from tests.factories import user
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
@@ -14,7 +14,7 @@ def new_run(
     *,
     budget: Budget | None = None,
     max_tokens: int = 100,
-    answers: TaskAnswers | None = None,
+    selector: Selector | None = None,
 ) -> SearchRun:
     """A search of the problem "?"."""
     return SearchRun(
@@ -24,7 +24,7 @@ def new_run(
         sampling=Sampling(max_tokens=max_tokens, seed=1),
         budget=budget or Budget(),
         step_separator="\n",
-        answers=answers,
+        selector=selector,
     )
 
 

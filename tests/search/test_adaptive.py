@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from search.budget import Budget
 from search.generator import EndedBy
+from search.selection import Selector, Term, VoteSelection
 from search.strategies.adaptive import Adaptive
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
 from tests.search.runs import finish, new_run
@@ -33,14 +34,15 @@ def doubts_capitals(step: str) -> float:
 @pytest.mark.parametrize(
     ("letters", "waves"),
     [
-        # Beta(5, 1): 1 - 1/2^5 = .969 is enough.
+        # Beta(5, 1): a doubt of 1/2^5 = .031, and .05·√4 = .1 is tolerated.
         ("aaaa", 1),
-        # Beta(4, 2): .8125. Then 7 against 1, Beta(8, 2): 1 - 10/2^9 = .980.
+        # Beta(4, 2): .1875. Then 7 against 1, Beta(8, 2): 10/2^9 = .020.
         ("aaab" "aaaa", 2),
-        # 2 to 2, 4 to 4, 7 to 5 (.709), 8 to 8: never.
+        # 2 to 2, 4 to 4, 7 to 5 (.291 and .05·√12 = .173), 8 to 8: never.
         ("aabb" "aabb" "aaab" "abbb", 4),
-        # Those that answer with nothing have no say: 3 to none is Beta(4, 1), .9375.
-        ("aaa " "a   ", 2),
+        # Those that answer with nothing have no say, but are candidates: 2 to none is Beta(3, 1),
+        # 1/8; then 3 to none 1/16, of .05·√8 = .141.
+        ("aa  " "a   ", 2),
     ],
 )  # fmt: skip
 async def test_votes_decide_when_it_is_enough(letters: str, waves: int) -> None:
@@ -64,9 +66,9 @@ async def test_the_last_wave_is_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("selection", "waves", "answer"),
     [
-        # .4 for A: Beta(1.4, 1). Then 3.6 for b, too: Beta(4.6, 1.4) is .93, and with 7.2 .99.
-        (None, 3, "b"),
-        ("weighted", 3, "b"),
+        # .4 for A: Beta(1.4, 1) is a doubt of .38. Then 3.6 for b, too: Beta(4.6, 1.4) is .07.
+        (None, 2, "b"),
+        ("weighted", 2, "b"),
         # Four votes for one answer are enough, whatever the PRM says.
         ("majority", 1, "a"),
     ],
@@ -80,6 +82,30 @@ async def test_a_vote_weighs_what_the_prm_says(
     assert result.rounds == waves
     assert result.winner is not None
     assert result.winner.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("selection", "waves"),
+    [
+        # Probabilities .012 and .988: 3.95 for b against .05 leave a doubt of .034, of .02·√8.
+        (None, 2),
+        ("calibrated", 2),
+        # .07 are too many; 7.2 for b against .4 are enough.
+        ("weighted", 3),
+    ],
+)
+async def test_a_vote_weighs_its_fitted_probability_where_there_is_one(
+    selection: VoteSelection | None, waves: int
+) -> None:
+    terms = (Term(feature="logit_min", mean=0, scale=1, weight=2),)
+    selector = Selector(intercept=0, terms=terms, l2=1)
+    generator = writes("AAAA" "bbbb" "bbbb" "bbbb")  # fmt: skip
+    run = new_run(generator, ScriptedScorer(doubts_capitals), selector=selector)
+    strategy = Adaptive(n=16, wave=4, selection=selection, threshold=0.98)
+    _, result = await finish(strategy, run)
+    assert result.rounds == waves
+    assert result.winner is not None
+    assert result.winner.answer == "b"
 
 
 async def test_a_budget_ends_it_with_what_is_there() -> None:
@@ -105,6 +131,7 @@ def test_only_weighing_needs_a_prm() -> None:
     assert not Adaptive().needs_prm
     assert not Adaptive(selection="majority").needs_prm
     assert Adaptive(selection="weighted").needs_prm
+    assert Adaptive(selection="calibrated").needs_prm
 
 
 def test_a_certainty_that_is_never_reached_is_refused() -> None:

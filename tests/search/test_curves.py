@@ -68,6 +68,15 @@ def test_where_its_gain_is_within_chance_the_best_vote_is_taken() -> None:
     assert choose(curves(*MAJORITY, DOUBTFUL), 2000).settings["selection"] == "majority"
 
 
+def test_a_vote_among_what_the_prm_steered_to_is_no_fallback_from_the_prm() -> None:
+    dvts = {"type": "dvts", "n": 16, "width": 4, "selection": "weighted"}
+    steered = DOUBTFUL.model_copy(update={"strategy": dvts})
+    choice = choose(curves(*MAJORITY, WEIGHTED, steered), 2000)
+    assert choice.settings == WEIGHTED.strategy
+    sure = SURE.model_copy(update={"strategy": dvts})
+    assert choose(curves(*MAJORITY, WEIGHTED, sure), 2000).settings == dvts
+
+
 def test_where_voting_is_best_it_is_taken() -> None:
     worse = point("prm", 16, 1600, 0.55, interval(-0.05))
     choice = choose(curves(*MAJORITY, worse), 2000)

@@ -16,7 +16,9 @@ from prm.types import Message
 from search.budget import Budget
 from search.generator import EndedBy, GenerateParams, Want, Written
 from search.run import SearchRun, run_search
+from search.selection import StepSelection
 from search.strategies import Strategy
+from search.strategies.adaptive import Adaptive
 from search.strategies.base import StrategySettings
 from search.types import Sampling, SearchEvent, SearchProblem, SearchResult
 from tests.factories import user
@@ -24,6 +26,7 @@ from tests.search.fakes import ScriptedGenerator, ScriptedScorer
 
 pytestmark = pytest.mark.anyio
 
+SELECTIONS: tuple[StepSelection, ...] = get_args(StepSelection)
 STRATEGIES: tuple[type[StrategySettings], ...] = get_args(get_args(Strategy)[0])
 # So small that a search ends in a moment and so large that rounds differ.
 SMALL: Mapping[str, Any] = {
@@ -72,9 +75,13 @@ every_strategy = pytest.mark.parametrize(
 )
 
 
-def small(kind: type[StrategySettings], *, n: int = 4, width: int = 2) -> Any:
+def small(
+    kind: type[StrategySettings], *, n: int = 4, width: int = 2, selection: str = "prm"
+) -> Any:
     """A strategy of this kind with as many of these settings as it has."""
-    wanted = {"n": n, "width": width, **SMALL}
+    # Samples in waves stop by votes, and have none by score.
+    choice = {"prm": "weighted"}.get(selection, selection) if kind is Adaptive else selection
+    wanted = {"n": n, "width": width, "selection": choice, **SMALL}
     return kind(**{name: value for name, value in wanted.items() if name in kind.model_fields})
 
 
@@ -130,11 +137,12 @@ async def finish(strategy: Any, run: SearchRun) -> tuple[list[SearchEvent], Sear
     tokens=st.none() | st.integers(1, 250),
     calls=st.none() | st.integers(1, 30),
     longest=st.sampled_from([10_000, 30]),
+    selection=st.sampled_from(SELECTIONS),
 )
 # Beams that a budget of calls leaves without a continuation are candidates all the same.
-@example(width=1, keep=3, seed=0, tokens=None, calls=10, longest=10_000)
+@example(width=1, keep=3, seed=0, tokens=None, calls=10, longest=10_000, selection="prm")
 # A finished particle that is in the population three times is pruned once.
-@example(width=2, keep=2, seed=1584, tokens=None, calls=None, longest=10_000)
+@example(width=2, keep=2, seed=1584, tokens=None, calls=None, longest=10_000, selection="prm")
 async def test_the_accounts_and_the_choice_of_any_search(
     kind: type[StrategySettings],
     width: int,
@@ -143,8 +151,9 @@ async def test_the_accounts_and_the_choice_of_any_search(
     tokens: int | None,
     calls: int | None,
     longest: int,
+    selection: StepSelection,
 ) -> None:
-    strategy = small(kind, n=width * keep, width=width)
+    strategy = small(kind, n=width * keep, width=width, selection=selection)
     budget = Budget(tokens=tokens, calls=calls)
     run, generator = new_run(random_tree(seed), seed, budget=budget, longest=longest)
     try:

@@ -74,7 +74,7 @@ async def test_the_mean_forgets_a_good_step_among_bad_ones_and_the_largest_does_
     # Under a: mean (.5 + .7 + 0)/3 = .4 and largest .7; b is worth .45.
     run = new_run(generator, valued({"a": 0.5, "b": 0.45, "aa": 0.7}))
     await finish(Mcts(n=1, width=2, simulations=3, exploration=0, backup=backup), run)
-    assert expanded(generator) == [[""], ["a"], [third]]
+    assert expanded(generator)[:3] == [[""], ["a"], [third]]
 
 
 async def test_leaves_of_one_round_are_spread_by_virtual_loss() -> None:
@@ -83,7 +83,7 @@ async def test_leaves_of_one_round_are_spread_by_virtual_loss() -> None:
     run = new_run(generator, valued(values))
     await finish(Mcts(n=2, width=2, simulations=6, exploration=0), run)
     # In round 3 the subtree of a, with aa selected and lost, is worth 2.7/4 < .8.
-    assert expanded(generator) == [[""], ["a", "b"], ["aa", "ba"]]
+    assert expanded(generator)[:3] == [[""], ["a", "b"], ["aa", "ba"]]
 
 
 async def test_few_leaves_share_the_whole_batch() -> None:
@@ -105,10 +105,26 @@ async def test_a_tree_that_has_ended_everywhere_ends_the_search() -> None:
 
 
 @pytest.mark.parametrize("limit", [{"simulations": 2}, {"max_rounds": 2}])
-async def test_with_nothing_ended_the_best_leaf_is_the_answer(limit: dict[str, int]) -> None:
-    run = new_run(tree(), valued({"a": 0.2, "b": 0.1, "ab": 0.7}))
-    _, result = await finish(Mcts.model_validate({"n": 1, "width": 2} | limit), run)
-    assert result.stopped_by == "max_rounds"
+async def test_with_nothing_ended_the_best_leaf_is_written_to_its_end(
+    limit: dict[str, int],
+) -> None:
+    # aba is the first text that ends, and nothing has when the search stops at ab.
+    generator = tree(ends={"aba"})
+    run = new_run(generator, valued({"a": 0.2, "b": 0.1, "ab": 0.7}))
+    events, result = await finish(Mcts.model_validate({"n": 1, "width": 2} | limit), run)
+    assert expanded(generator) == [[""], ["a"], ["ab"]]
+    assert [len(wants) for wants, _ in generator.calls] == [2, 2, 1]
+    assert result.stopped_by == ("finished" if "simulations" in limit else "max_rounds")
+    assert result.winner is not None
+    assert (result.winner.text, result.winner.finish_reason) == ("a\nab\naba", "stop")
+    assert events[-1].candidate == result.winner.index or events[-1].type == "pruned"
+    assert {c.text for c in result.candidates} == {"a\nab\naba", "a\naa\n", "b\n"}
+
+
+async def test_where_no_budget_is_left_to_finish_it_the_best_leaf_is_the_answer() -> None:
+    run = new_run(tree(), valued({"a": 0.2, "b": 0.1, "ab": 0.7}), budget=Budget(calls=4))
+    _, result = await finish(Mcts(n=1, width=2, simulations=2), run)
+    assert result.stopped_by == "budget.calls"
     assert result.winner is not None
     assert (result.winner.text, result.winner.finish_reason) == ("a\nab\n", "budget")
 
@@ -155,7 +171,8 @@ async def test_invariants_on_random_trees(
         run = new_run(generator, scorer, budget=Budget(tokens=tokens))
         _, result = await finish(strategy, run)
         found.append(result)
-        assert sum(len(wants) for wants, _ in generator.calls) <= simulations * width
+        # One more where the best leaf had to be finished.
+        assert sum(len(wants) for wants, _ in generator.calls) <= simulations * width + 1
         # Nobody is expanded in two rounds.
         leaves = [path for wants, _ in generator.calls for path in {w.prefix.text for w in wants}]
         assert len(leaves) == len(set(leaves))

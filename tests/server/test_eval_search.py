@@ -55,7 +55,8 @@ def test_every_strategy_is_measured_drawn_and_kept_for_auto(
     assert found["is_complete"]
     points: dict[str, Any] = {point["label"]: point for point in found["points"]}
     assert set(points) == {
-        "pass@1 1", "best of n 2", "majority 2", "best of n 8", "beam 4x2", "dvts 4x2"
+        "pass@1 1", "best of n 2", "majority 2", "best of n 8", "beam by weighted vote 4x2",
+        "dvts by weighted vote 4x2",
     }  # fmt: skip
     for label, point in points.items():
         assert 0 < point["mean_tokens"]["value"] <= 8 * 12
@@ -90,6 +91,36 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others(
 
 
 @pytest.mark.slow
+def test_kept_outcomes_are_not_measured_again_and_join_new_ones(
+    file: Path, models: Path, tmp_path: Path
+) -> None:
+    figures, kept = tmp_path / "figures.json", tmp_path / "outcomes.jsonl"
+
+    def points(strategies: str, *options: str) -> dict[str, Any]:
+        given = ("--strategies", strategies, "--models", models, "--json", figures)
+        done = evaluate(file, *given, *options, "--outcomes", kept)
+        assert done.returncode == 0, done.stderr
+        return {point["label"]: point for point in json.loads(figures.read_text())["points"]}
+
+    before = points("best-of-4,dvts-4x2", "--selections", "prm,majority")
+    shared = ["best of n 4", "majority 4", "dvts by score 4x2", "dvts by majority 4x2"]
+    assert list(before) == shared
+    after = points("first-1,majority-4,dvts-4x2,best-of-4", "--selections", "majority,prm,weighted")
+    assert list(after)[:2] == ["pass@1 1", "majority 4"]
+    # The seconds are those of the first time.
+    assert all(after[label] == point for label, point in before.items())
+    assert (
+        after["dvts by weighted vote 4x2"]["mean_tokens"]
+        == (before["dvts by score 4x2"]["mean_tokens"])
+    )
+    lines = kept.read_text().splitlines()
+    assert len(lines) == len(after)
+    # Another seed is another measurement.
+    assert list(points("majority-4", "--seed", "5")) == ["majority 4"]
+    assert len(kept.read_text().splitlines()) == len(lines) + 1
+
+
+@pytest.mark.slow
 def test_what_is_through_is_reported_when_a_later_strategy_fails(
     file: Path, models: Path, tmp_path: Path
 ) -> None:
@@ -115,6 +146,9 @@ def test_what_is_through_is_reported_when_a_later_strategy_fails(
         (("--strategies", "beam-5x2"), "width 2 must divide n 5"),
         (("--strategies", "FILE"), "m: Extra inputs are not permitted"),
         (("--json", "nowhere/figures.json"), "there is no such folder"),
+        (("--outcomes", "nowhere/kept.jsonl"), "--outcomes nowhere/kept.jsonl: there is no such"),
+        (("--outcomes", "FILE"), "--outcomes FILE, line 1: "),
+        (("--selections", "prm,best"), "'best' is no selection; there is first, prm, weighted"),
         (("--picture", "figures.txt"), "--picture figures.txt: name a file that ends in .svg"),
     ],
 )
@@ -126,13 +160,16 @@ def test_bad_options_are_told_before_an_engine_starts(
     given = [str(bad) if option == "FILE" else option for option in options]
     done = evaluate(file, *given, "--models", tiny_models)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert told.replace("FILE", str(bad)) in done.stderr.replace("\n", "")
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--strategies", "best-of-2,beam-4x2"), "best of n 2, beam 4x2 need a PRM"),
+        (
+            ("--strategies", "best-of-2,beam-4x2"),
+            "best of n 2, beam by weighted vote 4x2 need a PRM",
+        ),
         (("--strategies", "majority-2", "--write-curves"), "curves are of a policy and a PRM"),
     ],
 )

@@ -14,6 +14,8 @@ from prm.registry import Registry
 from search.curves import CurvePoint, Curves
 from search.records import save
 from search.selection import SelectionRecord, Selector, Term
+from search.strategies.beam import Beam
+from search.strategies.best_of_n import BestOfN
 from server.short_forms import WORDS
 from tests.factories import POLICY, PRM, PROBLEM, calibration_of, publish_tiny_models
 from tests.server.conftest import rung_serve
@@ -99,6 +101,21 @@ def test_what_does_without_a_prm_votes(http: httpx2.Client, type_: str) -> None:
     assert answer["score"] is None
 
 
+@pytest.mark.parametrize(
+    ("strategy", "remedy"),
+    [
+        ({"type": "mcts", "n": 2, "width": 8}, "lower strategy.n or strategy.width"),
+        ({"type": "beam", "n": 16, "width": 8}, "lower strategy.n"),
+    ],
+)
+def test_a_budget_below_a_token_a_candidate_names_what_makes_them_many(
+    http: httpx2.Client, strategy: dict[str, Any], remedy: str
+) -> None:
+    error = refused(http, 400, strategy=strategy, budget={"tokens": 15})
+    assert error["param"] == "budget.tokens"
+    assert error["message"].endswith(f"each of 16 candidates; raise it or {remedy}")
+
+
 def test_an_unknown_strategy_is_told_all_there_are(http: httpx2.Client) -> None:
     for strategy in ({"type": "magic"}, {"n": 4}):
         error = refused(http, 422, strategy=strategy)
@@ -116,7 +133,7 @@ def test_an_unknown_strategy_is_told_all_there_are(http: httpx2.Client) -> None:
         (
             {"strategy": {"type": "beam", "widht": 1}},
             "strategy.widht",
-            "aggregation, max_rounds, n, type, width",
+            "aggregation, max_rounds, n, selection, type, width",
         ),
         (
             {"messages": [{"role": "user", "content": "x", "z": 1}]},
@@ -217,7 +234,8 @@ def test_calibrated_selection_needs_what_was_fitted_for_this_pair(
         command="by hand",
         selector=Selector(intercept=0, l2=1, terms=terms),
         threshold=0.9,
-        threshold_votes=0.9,
+        threshold_votes=0.8,
+        wave=2,
         budget=0.25,
         problems=100,
         candidates=1600,
@@ -226,15 +244,19 @@ def test_calibrated_selection_needs_what_was_fitted_for_this_pair(
     path = save(version, record)
     found = search(http, strategy=strategy)
     assert found["text"] in [candidate["text"] for candidate in found["candidates"]]
+    waves = search(http, strategy={"type": "adaptive", "n": 3})["strategy"]
+    assert (waves["selection"], waves["threshold"], waves["wave"]) == ("calibrated", 0.9, 2)
     path.write_text("{")
+    waves = search(http, strategy={"type": "adaptive", "n": 3})["strategy"]
+    assert (waves["selection"], waves["threshold"], waves["wave"]) == ("weighted", 0.95, 4)
     error = refused(http, 400, strategy=strategy)
     assert error["param"] == "strategy.selection"
     assert str(models) not in error["message"]
 
 
-BEAM = {"type": "beam", "n": 4, "width": 2}
-WIDE = {"type": "beam", "n": 32, "width": 2}
-VOTE = {"type": "best_of_n", "n": 3, "selection": "majority"}
+BEAM = Beam(n=4, width=2).model_dump()
+WIDE = Beam(n=32, width=2).model_dump()
+VOTE = BestOfN(n=3, selection="majority").model_dump()
 
 
 def test_auto_takes_the_best_measured_that_the_budget_pays_and_the_server_allows(
@@ -247,6 +269,8 @@ def test_auto_takes_the_best_measured_that_the_budget_pays_and_the_server_allows
         point(BEAM, 200, 0.6, 0.1),
         point(WIDE, 300, 0.9, 0.4),
         point({"type": "gone"}, 10, 0.99, 0.4),
+        # Measured when there was no choice of who wins.
+        point({k: BEAM[k] for k in BEAM if k != "selection"}, 10, 0.99, 0.4),
     )
     answer = search(http, strategy={"type": "auto"}, budget={"tokens": 500})
     assert answer["strategy"].items() >= BEAM.items()

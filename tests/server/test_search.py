@@ -16,7 +16,7 @@ BODY: dict[str, Any] = {
     "sampling": {"temperature": 1.0, "max_tokens": 40, "seed": 7},
 }
 BEST = {"type": "best_of_n", "n": 6}
-BEAM = {"type": "beam", "n": 4, "width": 2, "max_rounds": 5}
+BEAM = {"type": "beam", "selection": "prm", "n": 4, "width": 2, "max_rounds": 5}
 
 
 def search(http: httpx2.Client, **changes: Any) -> Any:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.vllm
 
 PROBLEM = "Evaluate (3+4)*2-5"
 BEST = {"type": "best_of_n", "n": 16}
-BEAM = {"type": "beam", "n": 8, "width": 4}
+BEAM = {"type": "beam", "selection": "prm", "n": 8, "width": 4}
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_the_baseline_is_read_between_its_widths_over_the_logarithm_of_tokens() 
     differences = measure(runs, has_prm=True).differences
     (found,) = [d for d in differences if d.baseline == "best of n"]
     # 400 is halfway from 100 to 1600 by its logarithm: 25 % and 75 % make 50 %.
-    assert found.label == "beam 8x4"
+    assert found.label == "beam by weighted vote 8x4"
     assert found.accuracy.value == pytest.approx(0.5, abs=1e-3)
 
 
@@ -98,7 +98,7 @@ def test_the_gain_is_over_the_widest_vote_that_generates_no_more() -> None:
     gains = {point.label: point.gain for point in measure(runs, has_prm=True).points}
     assert gains["majority 16"] is None
     assert gains["best of n 2"] is None
-    beam = gains["beam 8x4"]
+    beam = gains["beam by weighted vote 8x4"]
     assert beam is not None
     assert beam.value == pytest.approx(0.25)
 
@@ -113,7 +113,7 @@ def test_a_line_of_the_picture_is_a_strategy_over_its_widths_with_the_baselines_
     lines = lines_of(measure(runs, has_prm=True))
     assert {name: [p.label for p in points] for name, points in lines.items()} == {
         "best of n": ["best of n 1"],
-        "beam": ["beam 8x4"],
+        "beam by weighted vote": ["beam by weighted vote 8x4"],
         "majority": ["majority 4", "majority 16"],
     }
     assert list(lines)[-1] == "majority"

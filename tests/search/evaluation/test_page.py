@@ -25,8 +25,11 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> Non
     assert text.startswith(f"before\n\n{BEGIN}\n`rung eval search p.jsonl`: 400 problems.\n")
     assert text.endswith(f"{END}\n\nafter\n")
     assert "old" not in text
-    assert "| beam 8x4 | 100.0 | 100.0 to 100.0 | 100.0 | 50.0 | 200 | 400 | 1 |" in text
-    assert "| beam 8x4 | +50.0 [" in text
+    assert (
+        "| beam by weighted vote 8x4 | 100.0 | 100.0 to 100.0 | 100.0 | 50.0 | 200 | 400 | 1 |"
+        in text
+    )
+    assert "| beam by weighted vote 8x4 | +50.0 [" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {9, 5}
 

@@ -7,7 +7,7 @@ import pytest
 
 from prm.errors import InvalidInput
 from search.answers import ExactAnswers
-from search.evaluation.arms import Arm, by_work, with_votes
+from search.evaluation.arms import Arm, by_work, with_selections
 from search.evaluation.problems import LabelledProblem
 from search.evaluation.runs import ArmRun, run_arms
 from search.run import Strategy
@@ -176,7 +176,7 @@ async def test_cancelled_it_stops_its_searches_and_what_was_told_stays_told() ->
     assert [each.arm for each in told] == [BEST]
 
 
-async def test_a_vote_chooses_among_the_candidates_of_the_same_search() -> None:
+async def test_selections_of_a_search_in_steps_share_its_candidates() -> None:
     asked = []
 
     async def search(problem: LabelledProblem, strategy: Strategy, seed: int) -> SearchResult:
@@ -188,10 +188,17 @@ async def test_a_vote_chooses_among_the_candidates_of_the_same_search() -> None:
         return result
 
     beam = Arm(strategy=Beam(n=3, width=3))
-    found = await run(with_votes([beam, BEST]), problems("5"), search)
+    arms = with_selections([beam, BEST, FIRST], ["prm", "weighted"])
+    found = await run(arms, problems("5"), search)
     right = {each.arm.label: each.outcomes[0].is_correct for each in found}
-    assert right == {"beam 3x3": False, "beam by vote 3x3": True, "best of n 3": False}
-    assert asked == [beam.strategy, BEST.strategy]
+    assert right == {
+        "beam by score 3x3": False,
+        "beam by weighted vote 3x3": True,
+        "best of n 3": False,
+        "weighted 3": True,
+        "pass@1 3": True,
+    }
+    assert asked == [Beam(n=3, width=3, selection="prm"), BEST.strategy]
 
 
 def test_settings_beyond_the_sizes_tell_lines_apart() -> None:
@@ -201,8 +208,8 @@ def test_settings_beyond_the_sizes_tell_lines_apart() -> None:
         Arm(strategy=Adaptive(n=8, selection="majority", wave=2)),
     ]
     assert [arm.label for arm in arms] == [
-        "beam 8x4",
-        "beam, aggregation last 8x4",
+        "beam by weighted vote 8x4",
+        "beam by weighted vote, aggregation last 8x4",
         "adaptive, wave 2, selection majority 8",
     ]
 
@@ -216,3 +223,19 @@ def test_what_stops_differently_does_not_share_its_work() -> None:
         [votes[1]],
         [wide],
     ]
+
+
+def test_who_makes_probabilities_leads_those_that_share_its_work() -> None:
+    beams = [Arm(strategy=Beam(n=4, selection=name)) for name in ("prm", "majority", "calibrated")]
+    assert by_work(beams) == [[beams[2], beams[0], beams[1]]]
+    votes = [Arm(strategy=BestOfN(n=4, selection=name)) for name in ("majority", "calibrated")]
+    assert by_work([*votes, *beams]) == [[votes[1], votes[0]], [beams[2], beams[0], beams[1]]]
+
+
+def test_only_what_chooses_among_its_candidates_is_measured_under_several_selections() -> None:
+    arms = [FIRST, MAJORITY, BEST, BEAM, Arm(strategy=Adaptive())]
+    found = with_selections(arms, ["first", "prm", "majority"])
+    assert [arm.label for arm in found] == [
+        "pass@1 3", "best of n 3", "majority 3", "beam by score 2x1", "beam by majority 2x1",
+        "adaptive 16",
+    ]  # fmt: skip
