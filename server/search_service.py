@@ -10,7 +10,6 @@ from typing import Literal
 from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
 from prm.scorer import StepScorer
-from search.answers import Equivalence
 from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
 from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, StoppedBy
@@ -22,6 +21,7 @@ from server.scorers import Scorers
 from server.search_fitted import selection_fitted, with_fitted
 from server.search_limits import check_candidates, check_context, check_tokens
 from server.search_response import PreparedSearch, search_response
+from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
 
 
@@ -32,7 +32,7 @@ class SearchService:
         self,
         scorers: Scorers,
         policies: Policies,
-        answers: Equivalence,
+        answers: AnswerKinds,
         telemetry: Telemetry,
         *,
         max_candidates: int,
@@ -60,6 +60,7 @@ class SearchService:
         generator = await self._policies.get(request.policy)
         if scorer is not None:
             await check_context(request, scorer, generator)
+        answers = await self._answers.of(request.answers)
         budget = _budget(request)
         calibrated = await self._calibrated(scorer, request) if scorer else None
         fitted = await selection_fitted(request, scorer.version) if scorer else None
@@ -77,7 +78,7 @@ class SearchService:
             sampling=_sampling(request),
             budget=budget,
             step_separator=policy.manifest.step_separator if policy else "\n\n",
-            equivalence=self._answers,
+            answers=answers,
             selector=fitted.selector if fitted else None,
         )
         run.choice = choice

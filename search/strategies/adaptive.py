@@ -84,7 +84,10 @@ class Adaptive(StrategySettings):
         """Whether the leading answer is safe."""
         places: dict[str, int] = {}
         groups = [
-            None if candidate.group is None else places.setdefault(candidate.group, len(places))
+            # What the problem's tests refuse cannot win, so it does not lead.
+            None
+            if candidate.group is None or candidate.has_failed
+            else places.setdefault(candidate.group, len(places))
             for candidate in candidates
         ]
         weights: list[float] | None = None

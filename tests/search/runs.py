@@ -1,5 +1,6 @@
 """A search of scripted parts, run to its end."""
 
+from search.answers import TaskAnswers
 from search.budget import Budget
 from search.run import SearchRun, Strategy, run_search
 from search.selection import Selector
@@ -15,6 +16,7 @@ def new_run(
     budget: Budget | None = None,
     max_tokens: int = 100,
     selector: Selector | None = None,
+    answers: TaskAnswers | None = None,
 ) -> SearchRun:
     """A search of the problem "?"."""
     return SearchRun(
@@ -24,6 +26,7 @@ def new_run(
         sampling=Sampling(max_tokens=max_tokens, seed=1),
         budget=budget or Budget(),
         step_separator="\n",
+        answers=answers,
         selector=selector,
     )
 
