@@ -47,8 +47,16 @@ _REFUSED = {
     "x86_64": (101, 165, 166, 248, 249, 250, 272, 298, 308, 310, 311, 321, 319, 323),
     "aarch64": (117, 40, 39, 217, 218, 219, 97, 241, 268, 270, 271, 280, 279, 282),
 }
-# io_uring_setup, io_uring_enter, io_uring_register, memfd_secret.
-_REFUSED_EVERYWHERE = (425, 426, 427, 447)
+# io_uring_setup, io_uring_enter, io_uring_register, memfd_secret; and what mounts since 2019:
+# open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, mount_setattr.
+_REFUSED_EVERYWHERE = (425, 426, 427, 447, 428, 429, 430, 431, 432, 433, 442)
+# clone, which may make namespaces as unshare does; a filter cannot see the flags of clone3, so that
+# is said not to exist, and the C library takes clone.
+_CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
+# socket, socketpair. Of other families some know no network namespace: AF_VSOCK reaches the host of
+# a virtual machine from any of them.
+_SOCKETS = {"x86_64": (41, 53), "aarch64": (198, 199)}
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -150,8 +158,9 @@ def refuse_calls() -> bool:
     if machine not in _REFUSED:
         return False
     refused = (*_REFUSED[machine], *_REFUSED_EVERYWHERE)
-    load, jump_equal, jump_ge, answer = 0x20, 0x15, 0x35, 0x06
+    load, jump_equal, jump_ge, jump_set, answer = 0x20, 0x15, 0x35, 0x45, 0x06
     kill, allow, fail = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
+    missing, first_argument = 0x00050000 | errno.ENOSYS, 16
     program = [
         (load, 0, 0, 4),
         (jump_equal, 1, 0, _AUDIT_ARCH[machine]),
@@ -163,6 +172,25 @@ def refuse_calls() -> bool:
     ]
     for number in refused:
         program += [(jump_equal, 0, 1, number), (answer, 0, 0, fail)]
+    program += [
+        (jump_equal, 0, 1, _CLONE3),
+        (answer, 0, 0, missing),
+        (jump_equal, 0, 4, _CLONE[machine]),
+        (load, 0, 0, first_argument),
+        (jump_set, 0, 1, ALL_NAMESPACES),
+        (answer, 0, 0, fail),
+        (answer, 0, 0, allow),
+    ]
+    for number in _SOCKETS[machine]:
+        program += [
+            (jump_equal, 0, 6, number),
+            (load, 0, 0, first_argument),
+            (jump_equal, 3, 0, _AF_UNIX),
+            (jump_equal, 2, 0, _AF_INET),
+            (jump_equal, 1, 0, _AF_INET6),
+            (answer, 0, 0, fail),
+            (answer, 0, 0, allow),
+        ]
     program.append((answer, 0, 0, allow))
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
     header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))

@@ -235,7 +235,6 @@ async def test_an_interpreter_that_breaks_is_an_ending_like_others() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of calls are x86-64's")
-@pytest.mark.xfail(strict=True, reason="seccomp refuses unshare, and not yet clone with flags")
 @pytest.mark.parametrize(
     "call",
     [
@@ -250,9 +249,6 @@ async def test_no_further_user_namespace_is_to_be_had(call: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="this Python knows no AF_VSOCK")
-@pytest.mark.xfail(
-    strict=True, reason="seccomp lets every socket family pass, and this one has no namespaces"
-)
 async def test_the_host_of_a_virtual_machine_is_out_of_reach() -> None:
     result = await Jail(SMALL).run(
         "import socket\n"
