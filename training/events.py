@@ -1,6 +1,6 @@
 """What a run tells: one JSON object a line in `events.jsonl`, and whoever else listens.
 
-Numbers go to a file always; bars, TensorBoard and other dashboards are sinks beside it.
+Numbers go to a file always; bars and dashboards may listen beside it.
 """
 
 import json
@@ -37,21 +37,6 @@ class JsonLines:
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
-
-
-class TensorBoard:
-    """Scalars for `tensorboard --logdir`. Needs the package `tensorboard`."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
-
-    def write(self, kind: str, step: int, numbers: Numbers) -> None:
-        """See `Sink.write`."""
-        for name, value in numbers.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
-        self._writer.flush()
 
 
 class Events:

@@ -58,7 +58,15 @@ def run_job(
         events.sinks.append(JsonLines(out / EVENTS, after_step=done if resume else None))
         measured: dict[str, float] = {}
         for step in range(done + 1, job.steps + 1):
-            told = run.training.step(step)
+            try:
+                told = run.training.step(step)
+            except torch.OutOfMemoryError as error:
+                raise InvalidInput(
+                    f"step {step}: {job.device} has no memory left; lower optimizer.micro_tokens "
+                    f"({job.optimizer.micro_tokens}) or rollouts.max_batch "
+                    f"({job.rollouts.max_batch}), which change nothing else, and resume",
+                    param="optimizer.micro_tokens",
+                ) from error
             events.write("step", step, told)
             watch(step, told)
             last = step == job.steps

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,12 +51,14 @@ class Imitation:
             return self.policy.step(self._losses(examples))
 
     def _losses(self, examples: list[Example]) -> Iterator[Float[Tensor, ""]]:
+        device = self.policy.model.model.device
         tokens = sum(len(example.ids) - example.first for example in examples)
+        total = torch.tensor(float(tokens), device=device)
         micro = self.policy.settings.micro_tokens
         for rows in cut_by_tokens(examples, range(len(examples)), micro):
             some = [examples[row] for row in rows]
-            mask = response_mask(some, self.policy.model.model.device)
-            yield sft_loss(self.policy.model.logprobs(some), mask) * (mask.sum() / tokens)
+            mask = response_mask(some, device)
+            yield sft_loss(self.policy.model.logprobs(some), mask, total=total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

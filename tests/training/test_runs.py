@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from prm.errors import InvalidInput
 from training import state
 from training.assembly import assemble
+from training.checkpoints import ModelSize, new_model, save_model
 from training.events import Events, read_events
 from training.learner import Diverged, Learner
 from training.loop import OnlineTraining
@@ -324,6 +326,32 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     assert kept.name == "step-00000002"
     monkeypatch.setattr(Learner, "step", plain)
     run_job(job, tmp_path / "run", resume=True)
+
+
+def test_a_device_without_memory_is_told_with_what_to_lower(
+    job_of: Callable[..., TrainingJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Learner, losses: Any) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Learner, "step", full)
+    with pytest.raises(InvalidInput, match=r"cpu has no memory left; lower optim"):
+        run_job(job_of({"type": "rloo"}), tmp_path / "run")
+
+
+def test_a_reference_of_another_vocabulary_and_a_policy_without_an_end_are_refused(
+    job_of: Callable[..., TrainingJob], policy: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    save_model(new_model(ModelSize(**TINY), seed=0), other)
+    with pytest.raises(InvalidInput, match=r"reference: it has 261 tokens and the policy 13"):
+        run_job(job_of(ALGORITHMS["prl"], reference=other), tmp_path / "run")
+    endless = Path(shutil.copytree(policy, tmp_path / "endless"))
+    config = json.loads((endless / "tokenizer_config.json").read_text())
+    del config["eos_token"]
+    (endless / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInput, match="names no end token"):
+        run_job(job_of({"type": "rloo"}, policy=endless), tmp_path / "again")
 
 
 def test_a_full_disk_is_said_and_leaves_the_checkpoint_before_whole(

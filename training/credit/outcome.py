@@ -1,5 +1,7 @@
 """Credit from outcome rewards alone: RLOO, GRPO, λ-GRPO, and PRL with its KL-to-go."""
 
+from functools import cache
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -71,10 +73,11 @@ class OutcomeCredit:
             return fixed_length_ends(batch.mask, settings.step_tokens)
         if settings.step_delimiter is None:
             return None
-        # Every id whose text ends the step, also where a tokenizer fuses it with what is before.
-        ids = [
-            number
-            for number in range(self._tokenizer.largest_id + 1)
-            if settings.step_delimiter in self._tokenizer.decode_after((), (number,))
-        ]
+        ids = self._ids_with(settings.step_delimiter)
         return delimiter_ends(batch.ids, batch.mask, torch.tensor(ids, device=batch.ids.device))
+
+    @cache  # noqa: B019 (one credit lives as long as its run)
+    def _ids_with(self, delimiter: str) -> list[int]:
+        """Every id whose text ends a step, also where a tokenizer fuses it with what is before."""
+        ids = range(self._tokenizer.largest_id + 1)
+        return [number for number in ids if delimiter in self._tokenizer.decode((number,))]
