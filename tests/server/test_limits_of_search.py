@@ -127,7 +127,7 @@ def test_an_unknown_strategy_is_told_all_there_are(http: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("changes", "param", "names"),
     [
-        ({"stratgy": {}}, "stratgy", "budget, include, messages, policy, prm, problem"),
+        ({"stratgy": {}}, "stratgy", "answers, budget, include, messages, policy, prm, problem"),
         ({"sampling": {"top_k": 1}}, "sampling.top_k", "max_tokens, seed, stop, temperature"),
         ({"budget": {"token": 1}}, "budget.token", "calls, seconds, tokens"),
         (
