@@ -26,7 +26,8 @@ def stays_ahead(groups: Sequence[int | None], weights: Sequence[float] | None = 
     """
     totals = totals_of(groups, weights)
     ranked = [*sorted(totals.values(), reverse=True), 0.0, 0.0]
-    return beats_half(1 + ranked[0], 1 + ranked[1])
+    # The leader's share is no less than the other's; the integral may round to just below a half.
+    return max(0.5, beats_half(1 + ranked[0], 1 + ranked[1]))
 
 
 def is_decided(
