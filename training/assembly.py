@@ -20,7 +20,7 @@ from training.credit.repirl import IrlTeacher, RepirlCredit
 from training.demonstrating import TaskExperts
 from training.events import Events
 from training.grades import Grader, TaskGrader
-from training.held_out import Reader, policy_figures, prm_figures
+from training.held_out import ResponseReader, policy_figures, prm_figures
 from training.learner import Learner
 from training.loop import OnlineTraining
 from training.models import TrainedLM
@@ -56,7 +56,7 @@ class Run:
     training: Training
     writer: InProcessWriter
     grader: Grader
-    reader: Reader
+    reader: ResponseReader
     reference: TrainedLM | None
 
     def evaluate(self, settings: Evaluation) -> dict[str, float]:
@@ -196,10 +196,10 @@ def _grader(data: TaskData | FileData, stack: ExitStack) -> Grader:
     return VerifiedGrader(stack.enter_context(VerifierPool(verifier)))
 
 
-def _reader(data: TaskData | FileData) -> Reader:
+def _reader(data: TaskData | FileData) -> ResponseReader:
     if isinstance(data, TaskData):
-        return Reader.of_task(data.task)
-    return Reader.of_text(data.separator)
+        return ResponseReader.of_task(data.task)
+    return ResponseReader.of_text(data.separator)
 
 
 def _credit(

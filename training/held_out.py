@@ -18,7 +18,7 @@ MICRO_TOKENS = 32_768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
+class ResponseReader:
     """How responses are read: steps always, answers and first errors where a task knows them."""
 
     step_spans: Callable[[str], Sequence[tuple[int, int]]]
@@ -27,7 +27,7 @@ class Reader:
     first_error: Callable[[Problem, str], int | None] | None = None
 
     @classmethod
-    def of_task(cls, task: Task) -> "Reader":
+    def of_task(cls, task: Task) -> "ResponseReader":
         """A task's own way."""
         # Of programs nobody knows an answer to vote on.
         is_exact = task.graded_by == "task"
@@ -39,7 +39,7 @@ class Reader:
         )
 
     @classmethod
-    def of_text(cls, separator: str) -> "Reader":
+    def of_text(cls, separator: str) -> "ResponseReader":
         """Steps that end with a separator."""
 
         def spans(text: str) -> list[tuple[int, int]]:
@@ -54,7 +54,7 @@ class Reader:
         return cls(step_spans=spans, separator=separator)
 
 
-def policy_figures(groups: Sequence[Group], reader: Reader) -> dict[str, float]:
+def policy_figures(groups: Sequence[Group], reader: ResponseReader) -> dict[str, float]:
     """avg@n, pass@n and majority@n; in a vote between equals the one seen first wins."""
     correct = [[rollout.reward >= 1 for rollout in group] for group in groups]
     told = {"average": average_at_n(correct), "pass": pass_at_n(correct)}
@@ -71,7 +71,7 @@ def policy_figures(groups: Sequence[Group], reader: Reader) -> dict[str, float]:
 
 def prm_figures(
     groups: Sequence[Group],
-    reader: Reader,
+    reader: ResponseReader,
     tokenizer: ChatTokenizer,
     prm: TrainedLM,
     reference: TrainedLM | None,
@@ -94,7 +94,7 @@ def prm_figures(
 
 def step_rewards(
     groups: Sequence[Group],
-    reader: Reader,
+    reader: ResponseReader,
     tokenizer: ChatTokenizer,
     prm: TrainedLM,
     reference: TrainedLM | None,
@@ -112,7 +112,7 @@ def step_rewards(
 
 
 def _by_step(
-    rollout: Written, ratio: torch.Tensor, reader: Reader, tokenizer: ChatTokenizer
+    rollout: Written, ratio: torch.Tensor, reader: ResponseReader, tokenizer: ChatTokenizer
 ) -> list[float]:
     ends = [end for _, end in reader.step_spans(rollout.text)] or [len(rollout.text)]
     offsets = tokenizer.encode_response(rollout.text).char_offsets

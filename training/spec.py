@@ -111,7 +111,8 @@ class TrainingJob(Closed):
 
     With `train_policy` false rePIRL leaves the policy as it is and trains the PRM alone, from
     `demonstrations` per problem beside the rollouts.
-    `checkpoint_every`: steps between states to resume from. `threads`: of torch on a CPU.
+    `evaluation` false leaves it out. `checkpoint_every`: steps between states to resume from.
+    `threads`: of torch on a CPU.
     """
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -130,7 +131,7 @@ class TrainingJob(Closed):
     prm_optimizer: Optimizer | None = None
     steps: Count
     checkpoint_every: Count = 50
-    evaluation: Evaluation | None = Evaluation()
+    evaluation: Evaluation | Literal[False] = Evaluation()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -176,10 +177,10 @@ class TrainingJob(Closed):
                 "rollouts.max_tokens: only a task knows how long its responses are; give the most "
                 "tokens of a response"
             )
-        if self.evaluation is not None and not data.held_out:
+        if self.evaluation and not data.held_out:
             raise ValueError(
                 "evaluation needs data.held_out, problems that the run does not train on; give "
-                "some, or set evaluation to null"
+                "some, or set evaluation to false"
             )
 
 

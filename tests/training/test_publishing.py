@@ -12,7 +12,7 @@ from prm.registry import load_version
 from tests.imports import imported
 from training.assembly import GOLDEN
 from training.data import Example, encode_problem
-from training.held_out import Reader, step_rewards
+from training.held_out import ResponseReader, step_rewards
 from training.models import TrainedLM
 from training.rollout_batch import Written
 from training.run import run_job
@@ -26,7 +26,7 @@ COMMON: dict[str, Any] = {
     "data": {"type": "task", "task": TASK.model_dump()},
     "optimizer": {"lr": 3e-3},
     "rollouts": {"problems": 8, "per_problem": 4},
-    "evaluation": None,
+    "evaluation": False,
 }
 
 
@@ -59,7 +59,7 @@ def test_an_implicit_prm_scores_where_it_is_served_as_where_it_was_trained(tmp_p
     models = TrainedLM.load(prm), TrainedLM.load(policy)
     for golden in manifest.golden:
         response = written(tokenizer, golden.messages[0].content, "".join(golden.steps))
-        reader = Reader.of_task(TASK)
+        reader = ResponseReader.of_task(TASK)
         ((rewards,),) = step_rewards([[response]], reader, tokenizer, *models)
         assert list(golden.raw) == pytest.approx([BETA * value for value in rewards], abs=1e-4)
 

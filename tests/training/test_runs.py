@@ -66,7 +66,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "optimizer": {"lr": 5e-3},
             "steps": 150,
             "checkpoint_every": 1000,
-            "evaluation": None,
+            "evaluation": False,
         }
     )
     return run_job(job, tmp_path_factory.mktemp("pupil") / "run").models["policy"]
@@ -88,7 +88,7 @@ def job_of(policy: Path) -> Callable[..., TrainingJob]:
             "optimizer": {"lr": 1e-3},
             "steps": 3,
             "checkpoint_every": 2,
-            "evaluation": None,
+            "evaluation": False,
         }
         if trains_prm:
             fields["prm_optimizer"] = {"lr": 2e-3}
@@ -179,7 +179,7 @@ def test_imitation_then_reinforcement_makes_the_policy_better(
         evaluation={"every": 25, "problems": 100, "per_problem": 4},
     )
     before = assemble(job, Events([]), tmp_path / "before", ExitStack())
-    assert job.evaluation is not None
+    assert job.evaluation
     at_first = before.evaluate(job.evaluation)["average"]
     assert run_job(job, tmp_path / "run").evaluation["average"] > at_first + 0.15
 
