@@ -60,7 +60,11 @@ class OnlineTraining:
             signal = self.credit.assign(batch, old)
         with self.events.phase("update"):
             told |= self._update(number, batch, old, signal)
-        return told | dict(signal.metrics) | {"tokens": float(batch.mask.sum())}
+        tokens = float(batch.mask.sum())
+        # Unbiased for the entropy of the distributions that the tokens were drawn from, where the
+        # temperature is 1: the mean of −log p over what was drawn.
+        entropy = -float(batch.sampler_logprobs.sum()) / tokens
+        return told | dict(signal.metrics) | {"tokens": tokens, "entropy": entropy}
 
     def _groups_worth_learning_from(self, number: int, told: dict[str, float]) -> list[Group]:
         """Graded groups: as many as the job wants, or what the allowed draws give.

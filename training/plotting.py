@@ -12,6 +12,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "held-out problems": ("average", "pass", "majority", "best_of_n_min", "first_error_f1"),
     "PRM": ("prm_pair_accuracy", "prm_accuracy"),
     "loss": ("loss", "policy_loss", "prm_loss"),
+    "entropy": ("entropy",),
     "KL": ("policy_reference_kl", "policy_approx_kl_k3"),
     "seconds of a step": (
         "seconds_rollouts", "seconds_grading", "seconds_credit", "seconds_update"

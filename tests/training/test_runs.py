@@ -128,6 +128,8 @@ def test_every_algorithm_runs_and_tells_what_it_did(
     for event in steps:
         assert 0 <= event["reward"] <= 1
         assert event["seconds_rollouts"] > 0
+        if algorithm["type"] != "implicit_prm":
+            assert 0 < event["entropy"] < math.log(13)
         if trains_prm:
             assert 0 <= event["prm_pair_accuracy"] <= 1
     assert ("prm" in done.models) == trains_prm
