@@ -142,6 +142,7 @@ def assemble(job: TrainingJob, events: Events, out: Path, stack: ExitStack) -> R
             training = OfflinePrm(
                 writer=writer,
                 grader=grader,
+                prm=prm,
                 teacher=ImplicitTeacher(settings, prm, reference),
                 reference=reference,
                 **shared,
@@ -149,12 +150,9 @@ def assemble(job: TrainingJob, events: Events, out: Path, stack: ExitStack) -> R
         case Repirl() as settings if not job.train_policy:
             assert reference is not None
             policy.freeze()
+            teacher = _irl_teacher(job, settings, folder, tokenizer, policy, reference)
             training = OfflineIrl(
-                writer=writer,
-                grader=grader,
-                teacher=_irl_teacher(job, settings, folder, tokenizer, policy, reference),
-                reference=reference,
-                **shared,
+                writer=writer, grader=grader, prm=teacher.learner, teacher=teacher, **shared
             )
         case Rloo() | Grpo() | LambdaGrpo() | Prl() | Prime() | Repirl():
             total = job.steps * job.optimizer.minibatches
@@ -213,7 +211,7 @@ def _credit(
         case Repirl() as settings:
             assert reference is not None
             teacher = _irl_teacher(job, settings, folder, tokenizer, policy, reference)
-            return RepirlCredit(settings, teacher, reference)
+            return RepirlCredit(settings, teacher)
         case Prime() as settings:
             assert job.prm_optimizer is not None
             return PrimeCredit(settings, _prm(job, folder, job.prm_optimizer), reference)

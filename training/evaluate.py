@@ -150,7 +150,7 @@ def fit_threshold(
     for threshold in np.unique(np.quantile(flat, np.linspace(0, 1, candidates))):
         hits = threshold_hits(groups, scores, float(threshold))
         right = np.array([hit for group in hits for hit in group])
-        f1 = _harmonic(right[is_error].mean(), right[~is_error].mean())
+        f1 = harmonic_mean(right[is_error].mean(), right[~is_error].mean())
         best = max(best, (float(threshold), f1), key=lambda pair: pair[1])
     return best
 
@@ -160,8 +160,9 @@ def _ratio(part: Floats, whole: Floats) -> float:
 
 
 def _f1(found: Floats, erroneous: Floats, cleared: Floats, correct: Floats) -> float:
-    return _harmonic(_ratio(found, erroneous), _ratio(cleared, correct))
+    return harmonic_mean(_ratio(found, erroneous), _ratio(cleared, correct))
 
 
-def _harmonic(a: float, b: float) -> float:
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab/(a + b); 0 where both are."""
     return float(2 * a * b / (a + b)) if a + b > 0 else 0.0

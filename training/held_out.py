@@ -8,10 +8,12 @@ import torch
 
 from prm.chat import ChatTokenizer
 from training.credit.base import frozen_logprobs
+from training.evaluate import harmonic_mean, predicted_error
 from training.metrics import average_at_n, pass_at_n
 from training.models import TrainedLM
 from training.rollout_batch import Group, RolloutBatch, Written
 from training.tasks import Task
+from training.tasks.base import separated_spans
 from training.types import Problem
 
 MICRO_TOKENS = 32_768
@@ -41,17 +43,7 @@ class ResponseReader:
     @classmethod
     def of_text(cls, separator: str) -> "ResponseReader":
         """Steps that end with a separator."""
-
-        def spans(text: str) -> list[tuple[int, int]]:
-            found, start = [], 0
-            for piece in text.split(separator):
-                end = min(len(text), start + len(piece) + len(separator))
-                if piece.strip():
-                    found.append((start, end))
-                start = end
-            return found
-
-        return cls(step_spans=spans, separator=separator)
+        return cls(step_spans=lambda text: separated_spans(text, separator), separator=separator)
 
 
 def policy_figures(groups: Sequence[Group], reader: ResponseReader) -> dict[str, float]:
@@ -153,7 +145,6 @@ def _f1(
     hits: dict[bool, list[bool]] = {True: [], False: []}
     for group, own in zip(scores, labels, strict=True):
         for steps, label in zip(group, own, strict=True):
-            found = next((at for at, value in enumerate(steps) if value < threshold), None)
-            hits[label is None].append(found == label)
+            hits[label is None].append(predicted_error(steps, threshold) == label)
     wrong, right = (sum(h) / len(h) if h else 0.0 for h in (hits[False], hits[True]))
-    return 2 * wrong * right / (wrong + right) if wrong + right > 0 else 0.0
+    return harmonic_mean(wrong, right)

@@ -1,7 +1,8 @@
 """Steps that train on responses that are there: imitation, and PRMs of a policy that stays."""
 
 import random
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from training.grades import Graded, Grader
 from training.learner import Learner
 from training.models import TrainedLM, response_mask
 from training.problems import ProblemSource
-from training.rollout_batch import RolloutBatch, cut_by_tokens
+from training.rollout_batch import Group, RolloutBatch, cut_by_tokens
 from training.spec import TaskData, TrainingJob
 from training.writers import Writer
 
@@ -61,71 +62,64 @@ class Imitation:
             yield sft_loss(self.policy.model.logprobs(some), mask, total=total)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OfflineIrl:
-    """rePIRL's PRM of a policy that does not train: its rollouts, demonstrations, one step."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfflineTraining(ABC):
+    """A PRM of a policy that does not train: its rollouts, their outcomes, one step."""
 
     job: TrainingJob
     problems: ProblemSource
     writer: Writer
     grader: Grader
-    teacher: IrlTeacher
-    reference: TrainedLM
+    prm: Learner
     events: Events
 
     @property
     def learners(self) -> dict[str, Learner]:
         """What trains."""
-        return {"prm": self.teacher.learner}
+        return {"prm": self.prm}
 
     def step(self, number: int) -> dict[str, float]:
         """Roll out, grade, and train the PRM once. Raises Diverged."""
-        graded = graded_rollouts(self, number)
+        with self.events.phase("rollouts"):
+            written = self.writer.write(
+                self.problems.draw(number, 0),
+                seed=f"{self.job.seed}/{number}/0",
+                policy_step=0,
+                per_problem=self.job.rollouts.per_problem,
+            )
+        with self.events.phase("grading"):
+            graded = self.grader.grade(written)
+        return self._teach(graded.groups) | reward_numbers(graded)
+
+    @abstractmethod
+    def _teach(self, groups: Sequence[Group]) -> dict[str, float]:
+        """One optimizer step of the PRM, and what to tell of it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfflineIrl(OfflineTraining):
+    """rePIRL's PRM, from demonstrations beside the rollouts."""
+
+    teacher: IrlTeacher
+
+    def _teach(self, groups: Sequence[Group]) -> dict[str, float]:
         with self.events.phase("update"):
-            taught = self.teacher.teach(graded.groups, self.reference.model.device)
-        return taught.metrics | reward_numbers(graded)
+            return self.teacher.teach(groups, self.prm.model.model.device).metrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OfflinePrm:
-    """An implicit PRM of a policy that does not train: its rollouts, their outcomes, one step."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfflinePrm(OfflineTraining):
+    """An implicit PRM, from outcome labels."""
 
-    job: TrainingJob
-    problems: ProblemSource
-    writer: Writer
-    grader: Grader
     teacher: ImplicitTeacher
     reference: TrainedLM
-    events: Events
 
-    @property
-    def learners(self) -> dict[str, Learner]:
-        """What trains."""
-        return {"prm": self.teacher.learner}
-
-    def step(self, number: int) -> dict[str, float]:
-        """Roll out, grade, and train φ once. Raises Diverged."""
-        graded = graded_rollouts(self, number)
-        batch = RolloutBatch.of(graded.groups, self.reference.model.device)
+    def _teach(self, groups: Sequence[Group]) -> dict[str, float]:
+        batch = RolloutBatch.of(groups, self.prm.model.model.device)
         with self.events.phase("reference"):
-            micro = self.teacher.learner.settings.micro_tokens
-            divisor = frozen_logprobs(self.reference, batch, micro)
+            divisor = frozen_logprobs(self.reference, batch, self.prm.settings.micro_tokens)
         with self.events.phase("update"):
-            taught = self.teacher.teach(batch, divisor)
-        return taught.metrics | reward_numbers(graded)
-
-
-def graded_rollouts(training: OfflinePrm | OfflineIrl, number: int) -> Graded:
-    """What the policy writes for the problems of a step, with rewards."""
-    with training.events.phase("rollouts"):
-        written = training.writer.write(
-            training.problems.draw(number, 0),
-            seed=f"{training.job.seed}/{number}/0",
-            policy_step=0,
-            per_problem=training.job.rollouts.per_problem,
-        )
-    with training.events.phase("grading"):
-        return training.grader.grade(written)
+            return self.teacher.teach(batch, divisor).metrics
 
 
 def reward_numbers(graded: Graded) -> dict[str, float]:

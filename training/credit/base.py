@@ -1,11 +1,11 @@
 """Who gets the credit: from a batch of graded rollouts to what each token weighs in the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from training.learner import Learner
@@ -54,3 +54,22 @@ def frozen_logprobs(
         part = model.logprobs([examples[row] for row in rows], temperature=temperature)
         found[torch.tensor(rows, device=found.device), : part.shape[1]] = part
     return found
+
+
+def logprob_parts(
+    learner: Learner, batch: RolloutBatch
+) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some time"]]]:
+    """A batch's log-probs with gradients, in parts of the learner's size, and of which rows."""
+    examples = batch.examples
+    micro = learner.settings.micro_tokens
+    for rows in cut_by_tokens(examples, range(len(examples)), micro):
+        part = learner.model.logprobs([examples[row] for row in rows])
+        yield torch.tensor(rows, device=part.device), part
+
+
+def surrogate_losses(
+    learner: Learner, batch: RolloutBatch, gradients: Float[Tensor, "rows"]
+) -> Iterator[Float[Tensor, ""]]:
+    """What has the gradient of a loss of each row's summed log-prob; see `training.coupled`."""
+    for rows, part in logprob_parts(learner, batch):
+        yield (gradients[rows] * part.sum(1)).sum()

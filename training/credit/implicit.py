@@ -17,10 +17,10 @@ from training.algorithms.implicit_prm import (
 )
 from training.algorithms.prime import pair_accuracy
 from training.coupled import score_gradients
-from training.credit.base import frozen_logprobs
+from training.credit.base import frozen_logprobs, logprob_parts, surrogate_losses
 from training.learner import Learner
 from training.models import TrainedLM
-from training.rollout_batch import RolloutBatch, cut_by_tokens
+from training.rollout_batch import RolloutBatch
 from training.settings import ImplicitPrm
 
 
@@ -57,7 +57,7 @@ class ImplicitTeacher:
             loss, gradients = score_gradients(
                 lambda sums: self._coupled(batch, sums), _sums(before, divisor, batch)
             )
-            metrics = self.learner.step(self._surrogates(batch, gradients))
+            metrics = self.learner.step(surrogate_losses(self.learner, batch, gradients))
             metrics["loss"] = float(loss)
         sums = _sums(before, divisor, batch)
         told = {f"prm_{name}": value for name, value in metrics.items()} | {
@@ -74,25 +74,12 @@ class ImplicitTeacher:
         before: Float[Tensor, "rows time"],
     ) -> Iterator[Float[Tensor, ""]]:
         """The loss in parts; the log-probs on the way go to `before`."""
-        for rows, part in self._parts(batch):
+        for rows, part in logprob_parts(self.learner, batch):
             width = part.shape[1]
             before[rows, :width] = part.detach()
             ratio = (part - divisor[rows, :width]).masked_fill(~batch.mask[rows, :width], 0.0)
             losses = ce_losses(ratio.sum(1), batch.rewards[rows], beta=self._settings.beta)
             yield losses.sum() / len(batch.rollouts)
-
-    def _surrogates(
-        self, batch: RolloutBatch, gradients: Float[Tensor, "rows"]
-    ) -> Iterator[Float[Tensor, ""]]:
-        """What has the loss's gradient, in parts; see `training.coupled`."""
-        for rows, part in self._parts(batch):
-            yield (gradients[rows] * part.sum(1)).sum()
-
-    def _parts(self, batch: RolloutBatch) -> Iterator[tuple[Tensor, Float[Tensor, "some time"]]]:
-        examples = batch.examples
-        for rows in cut_by_tokens(examples, range(len(examples)), self._micro):
-            part = self.learner.model.logprobs([examples[row] for row in rows])
-            yield torch.tensor(rows, device=part.device), part
 
     def _coupled(self, batch: RolloutBatch, sums: Float[Tensor, "rows"]) -> Float[Tensor, ""]:
         """DPO, NCA and KTO: the mean over all pairs, or responses, of the batch."""

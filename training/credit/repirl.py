@@ -1,6 +1,6 @@
 """rePIRL's credit: a PRM by inverse RL from demonstrations and failures, which rewards tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from training.algorithms.irl_loss import IrlBatch, irl_loss
 from training.algorithms.prime import pair_accuracy
 from training.algorithms.repirl import log_ratio_rewards, pools, repirl_advantages
 from training.coupled import score_gradients
-from training.credit.base import Signal, frozen_logprobs
+from training.credit.base import Signal, frozen_logprobs, surrogate_losses
 from training.learner import Learner
 from training.models import TrainedLM
-from training.rollout_batch import Group, RolloutBatch, Written, cut_by_tokens
+from training.rollout_batch import Group, RolloutBatch, Written
 from training.settings import Repirl
 from training.weighting import token_weights
 
@@ -24,10 +24,9 @@ Demonstrate = Callable[[Sequence[Group]], Sequence[Group]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IrlTaught:
-    """Log-ratios of the rollouts (not of the demonstrations) before and after the PRM's step."""
+    """`reference_logprobs` are those of the rollouts, not of the demonstrations."""
 
-    before: Float[Tensor, "rows time"]
-    after: Float[Tensor, "rows time"]
+    reference_logprobs: Float[Tensor, "rows time"]
     metrics: dict[str, float]
 
 
@@ -71,13 +70,11 @@ class IrlTeacher:
             return found.loss
 
         loss, gradients = score_gradients(loss_of, sums)
-        step = self.learner.step(self._surrogates(batch, gradients))
-        after = frozen_logprobs(self.learner.model, batch, self._micro)
+        step = self.learner.step(surrogate_losses(self.learner, batch, gradients))
         own = ~is_shown
         accuracy = pair_accuracy(sums[own], batch.rewards[own], batch.group[own])
         return IrlTaught(
-            before=log_ratio_rewards(before, reference, batch.mask)[own],
-            after=log_ratio_rewards(after, reference, batch.mask)[own],
+            reference_logprobs=reference[own],
             metrics={
                 "prm_loss": float(loss),
                 "prm_grad_norm": step["grad_norm"],
@@ -101,37 +98,27 @@ class IrlTeacher:
             reference_logprobs=reference.masked_fill(~batch.mask, 0.0).sum(1),
         )
 
-    def _surrogates(
-        self, batch: RolloutBatch, gradients: Float[Tensor, "rows"]
-    ) -> Iterator[Float[Tensor, ""]]:
-        """What has the loss's gradient, in parts; see `training.coupled`."""
-        examples = batch.examples
-        for rows in cut_by_tokens(examples, range(len(examples)), self._micro):
-            part = self.learner.model.logprobs([examples[row] for row in rows])
-            yield (gradients[torch.tensor(rows, device=part.device)] * part.sum(1)).sum()
-
 
 class RepirlCredit:
     """See `Credit`."""
 
-    def __init__(self, settings: Repirl, teacher: IrlTeacher, reference: TrainedLM) -> None:
+    def __init__(self, settings: Repirl, teacher: IrlTeacher) -> None:
         self.prm = teacher.learner
         self._settings = settings
         self._teacher = teacher
-        self._reference = reference
 
     def assign(self, batch: RolloutBatch, old_logprobs: Float[Tensor, "rows time"]) -> Signal:
         """See `Credit.assign`. Tokens are rewarded by the PRM after its step (Algorithm 1)."""
         settings = self._settings
         taught = self._teacher.teach(_groups(batch), batch.mask.device)
-        frozen = None
-        if settings.kl_coefficient:
-            frozen = frozen_logprobs(self._reference, batch, self.prm.settings.micro_tokens)
-        rewards = taught.after[:, : batch.mask.shape[1]]
+        # Demonstrations may be longer than every rollout.
+        reference = taught.reference_logprobs[:, : batch.mask.shape[1]]
+        after = frozen_logprobs(self.prm.model, batch, self.prm.settings.micro_tokens)
+        rewards = log_ratio_rewards(after, reference, batch.mask)
         return Signal(
             advantages=repirl_advantages(rewards, batch.rewards, batch.mask, batch.group, settings),
             weights=token_weights(batch.mask, batch.group, settings.normaliser),
-            reference_logprobs=frozen,
+            reference_logprobs=reference if settings.kl_coefficient else None,
             metrics=taught.metrics,
         )
 

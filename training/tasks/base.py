@@ -92,14 +92,7 @@ class Task(BaseModel):
         """Where each step stands, with the separator that ends it; blank ones are no steps."""
         if not self.separator:
             return tuple((start, start + 1) for start in range(len(response)))
-        spans: list[Span] = []
-        start = 0
-        for piece in response.split(self.separator):
-            end = min(len(response), start + len(piece) + len(self.separator))
-            if piece.strip():
-                spans.append((start, end))
-            start = end
-        return tuple(spans)
+        return separated_spans(response, self.separator)
 
     def steps_of(self, response: str) -> tuple[str, ...]:
         """The texts of the steps, without their separators."""
@@ -116,6 +109,18 @@ class Task(BaseModel):
             is_correct=self.is_correct(problem, response),
             first_error=self.first_error(problem, response),
         )
+
+
+def separated_spans(text: str, separator: str) -> tuple[Span, ...]:
+    """The pieces of a text, each with the separator that ends it; blank ones are left out."""
+    spans: list[Span] = []
+    start = 0
+    for piece in text.split(separator):
+        end = min(len(text), start + len(piece) + len(separator))
+        if piece.strip():
+            spans.append((start, end))
+        start = end
+    return tuple(spans)
 
 
 def split_of(key: str) -> Split:
