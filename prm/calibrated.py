@@ -15,7 +15,7 @@ from prm.types import ScoredTrajectory, Trajectory
 
 
 class AnyScorer(Protocol):
-    """What is calibrated: see `prm.scorer`."""
+    """What is calibrated, and what a search asks of a PRM: see `prm.scorer`."""
 
     @property
     def step_separator(self) -> str: ...

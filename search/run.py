@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from prm.aggregation import AggregationName
+from prm.calibrated import AnyScorer
 from search.accounts import Accounts
 from search.answers import StatedAnswers, TaskAnswers, count_votes
 from search.budget import Budget, Meter
 from search.generator import GenerateParams, Generator
 from search.ranking import by_grade
-from search.scoring import CandidateScorer, IfUnreadable, TrajectoryScorer
+from search.scoring import CandidateScorer, IfUnreadable
 from search.selection import Selector
 from search.types import (
     Candidate,
@@ -52,7 +53,7 @@ class SearchRun:
         self,
         problem: SearchProblem,
         generator: Generator,
-        scorer: TrajectoryScorer | None,
+        scorer: AnyScorer | None,
         *,
         sampling: Sampling,
         budget: Budget,

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from prm.aggregation import AggregationName
+from prm.calibrated import AnyScorer
 from prm.errors import InvalidInput
-from prm.scorer import ScoredBatch
 from prm.steps import cut_steps
 from prm.types import Message, ScoredTrajectory, Trajectory
 from search.accounts import Accounts
@@ -17,24 +17,13 @@ from search.types import Candidate, ScoredStep
 IfUnreadable = Literal["raise", "stop", "go_on"]
 
 
-class TrajectoryScorer(Protocol):
-    """What a search asks of a PRM. `prm.scorer.Scorer` is one."""
-
-    @property
-    def step_separator(self) -> str: ...
-    def check(self, trajectory: Trajectory) -> None: ...
-    async def score(
-        self, trajectories: Sequence[Trajectory], *, aggregation: AggregationName | None = None
-    ) -> ScoredBatch: ...
-
-
 class CandidateScorer:
     """Gives candidates steps and, where there is a PRM, scores; books what the PRM read."""
 
     def __init__(
         self,
         messages: tuple[Message, ...],
-        scorer: TrajectoryScorer | None,
+        scorer: AnyScorer | None,
         *,
         step_separator: str,
         selector: Selector | None,
@@ -77,7 +66,7 @@ class CandidateScorer:
 
     async def _read(
         self,
-        scorer: TrajectoryScorer,
+        scorer: AnyScorer,
         trajectories: Mapping[int, Trajectory],
         aggregation: AggregationName | None,
         if_unreadable: IfUnreadable,
@@ -100,7 +89,7 @@ class CandidateScorer:
 
     async def _items(
         self,
-        scorer: TrajectoryScorer,
+        scorer: AnyScorer,
         trajectories: Mapping[int, Trajectory],
         aggregation: AggregationName | None,
         if_unreadable: IfUnreadable,
@@ -148,7 +137,7 @@ class CandidateScorer:
 
 
 def _readable(
-    scorer: TrajectoryScorer, trajectories: Mapping[int, Trajectory]
+    scorer: AnyScorer, trajectories: Mapping[int, Trajectory]
 ) -> tuple[list[int], InvalidInput | None]:
     """Indices of those that the PRM can read, and why it cannot read another one."""
     readable = []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -91,3 +92,12 @@ def http(server: RunningServer) -> Iterator[httpx2.Client]:
     """A client of that server."""
     with httpx2.Client(base_url=server.url, timeout=60) as client:
         yield client
+
+
+def without_clock(answer: dict[str, Any]) -> dict[str, Any]:
+    """A search's answer without what differs between two equal searches."""
+    kept = {k: v for k, v in answer.items() if k not in ("id", "created", "timing_ms")}
+    # What was computed for the first of two equal searches is known to the second.
+    usage = dict(answer["usage"])
+    usage["read"] = usage.pop("scored_tokens") + usage.pop("cached_tokens")
+    return kept | {"usage": usage}

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from tests.factories import POLICY, PRM, PROBLEM
-from tests.server.conftest import poll
+from tests.server.conftest import poll, without_clock
 
 BODY: dict[str, Any] = {
     "policy": POLICY,
@@ -23,14 +23,6 @@ def search(http: httpx2.Client, **changes: Any) -> Any:
     response = http.post("/v1/search", json=BODY | changes)
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def without_clock(answer: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in answer.items() if k not in ("id", "created", "timing_ms")}
-    # What was computed for the first of two equal searches is known to the second.
-    usage = dict(answer["usage"])
-    usage["read"] = usage.pop("scored_tokens") + usage.pop("cached_tokens")
-    return kept | {"usage": usage}
 
 
 @pytest.mark.parametrize("strategy", [BEST, BEAM])

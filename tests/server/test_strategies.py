@@ -8,7 +8,7 @@ import pytest
 
 from search.strategies import Strategy
 from tests.factories import POLICY, PRM, PROBLEM
-from tests.server.conftest import poll
+from tests.server.conftest import poll, without_clock
 
 KINDS = get_args(get_args(Strategy)[0])
 FIELDS: dict[str, Any] = {kind.model_fields["type"].default: kind.model_fields for kind in KINDS}
@@ -33,14 +33,6 @@ def search(http: httpx2.Client, type_: str, **changes: Any) -> Any:
     response = http.post("/v1/search", json=BODY | {"strategy": small(type_)} | changes)
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def without_clock(answer: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in answer.items() if k not in ("id", "created", "timing_ms")}
-    # What was computed for the first of two equal searches is known to the second.
-    usage = dict(answer["usage"])
-    usage["read"] = usage.pop("scored_tokens") + usage.pop("cached_tokens")
-    return kept | {"usage": usage}
 
 
 @every_strategy
