@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from server.eval_cli import eval_app
+from server.experiments_cli import experiments
 from server.import_cli import import_model
 from server.options import (
     Json,
@@ -43,6 +44,7 @@ models_app.command("import")(import_model)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
 app.command()(train)
+app.command()(experiments)
 
 
 @app.command()
