@@ -286,6 +286,8 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_made_up_for(
     assert more["groups"] - more["flat_groups"] >= 12
     kept = online(job_of(ALGORITHMS["prl"], rollouts=sizes), tmp_path).step(1)
     assert kept["flat_groups"] == 0
+    with_kl = {"type": "rloo", "kl_coefficient": 0.1}
+    assert online(job_of(with_kl, rollouts=sizes), tmp_path).step(1)["flat_groups"] == 0
 
 
 def test_a_step_of_which_nothing_can_be_learnt_changes_no_weight(

@@ -22,14 +22,17 @@ Scale = Literal["unbiased", "population", "none"]
 class AlgorithmSettings(BaseModel):
     """Base of an algorithm's settings.
 
-    `trains_policy` and `trains_prm` say which models it updates, `keeps_flat_groups` whether a
-    group whose rewards are all equal still teaches something and must not be dropped.
+    `trains_policy` and `trains_prm` say which models it updates.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trains_policy: ClassVar[bool] = False
     trains_prm: ClassVar[bool] = False
-    keeps_flat_groups: ClassVar[bool] = False
+
+    @property
+    def keeps_flat_groups(self) -> bool:
+        """Whether a group whose rewards are all equal still teaches something."""
+        return False
 
     @property
     def least_group_size(self) -> int:
@@ -72,6 +75,14 @@ class PolicySettings(AlgorithmSettings):
     def needs_reference(self) -> bool:
         """See `AlgorithmSettings.needs_reference`."""
         return self.kl_coefficient > 0
+
+    @property
+    def keeps_flat_groups(self) -> bool:
+        """See `AlgorithmSettings.keeps_flat_groups`: the loss has a term without outcomes.
+
+        To drop such groups would make it depend on difficulty.
+        """
+        return self.kl_coefficient > 0 or self.entropy_coefficient > 0
 
     @model_validator(mode="after")
     def _cap_lets_agreement_pass(self) -> Self:

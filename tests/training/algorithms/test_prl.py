@@ -97,7 +97,7 @@ def test_a_group_of_equal_rewards_is_pulled_to_the_reference() -> None:
         Prl(eta=inputs["eta"]),
     )  # fmt: skip
     close(rho, expected["rho"])
-    assert Prl.keeps_flat_groups
+    assert Prl(eta=inputs["eta"]).keeps_flat_groups
 
 
 def test_the_process_reward_of_a_prefix_is_its_soft_value() -> None:
