@@ -46,6 +46,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"type": "repirl", "weight_clip": 2.0}, 'weight_clip belongs to weights "clipped"'),
     ({"type": "repirl", "prm_loss": "mle", "weights": "length"}, 'or prm_loss to "paper"'),
     ({"type": "repirl", "prm_loss": "ce", "normalise": "pooled"}, 'prm_loss to "discriminator"'),
+    ({"type": "repirl", "normalise": "response", "weights": "none"}, 'normalise to "prompt"'),
     ({"type": "repirl", "experts_in_partition": False}, 'belongs to prm_loss "mle"'),
 )  # fmt: skip
 

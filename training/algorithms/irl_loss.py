@@ -12,7 +12,8 @@ the failed one, log w the log importance weight and w̃ the weights, detached (s
 the other, and nothing is learnt about prefixes that they share. With base π_ref and a pair in place
 of the pools "mle" is DPO. Algorithm 1 divides by rollouts; the code and this by pool sizes.
 
-The released code takes the softmax inside micro-batches of one response, where every weight is 1.
+The released code takes the softmax inside micro-batches of one response, where every weight is 1:
+normalise "response", (Σ_F R̄ − Σ_E R̄)/(|F| + |E|), whose two sides are not even averaged apart.
 All losses here are functions of R of a whole batch: for micro-batches see `training.coupled`.
 """
 
@@ -71,11 +72,12 @@ class IrlLoss:
 def irl_loss(reward_sums: Float[Tensor, "rows"], batch: IrlBatch, settings: Repirl) -> IrlLoss:
     """The loss from R = Σ_t r_t of every row: a mean over problems that have both pools.
 
-    Pooled ("ce" always is) the batch counts as one problem, and a pool that is empty as 0. Where no
-    problem has both pools the loss is 0 without a gradient; `metrics["problems"]` says so.
+    Pooled ("ce" always is) the batch counts as one problem, and a pool that is empty as 0; so does
+    each response, where they are normalised one by one. Where no problem has both pools the loss is
+    0 without a gradient; `metrics["problems"]` says so.
     """
-    is_pooled = settings.normalise == "pooled" or settings.prm_loss == "ce"
-    group = torch.zeros_like(batch.group) if is_pooled else batch.group
+    is_pooled = settings.normalise != "prompt" or settings.prm_loss == "ce"
+    group = _problems(batch.group, settings) if is_pooled else batch.group
     experts, failed = batch.is_expert, batch.is_failed
     is_seen = _count(experts | failed, group) > 0
     has_both = is_seen if is_pooled else (_count(experts, group) * _count(failed, group)) > 0
@@ -131,6 +133,13 @@ def discriminator_losses(
     logits = log_w - self_consistent_log_z(log_w, mass, group)[group]
     real, made = softplus(-logits), softplus(logits)
     return _mean(real, experts, group) + _mean(made, failed, group)
+
+
+def _problems(group: Int[Tensor, "rows"], settings: Repirl) -> Int[Tensor, "rows"]:
+    """What counts as a problem where problems do not: the batch, or each response."""
+    if settings.normalise == "response":
+        return torch.arange(len(group), device=group.device)
+    return torch.zeros_like(group)
 
 
 def _count(pool: Bool[Tensor, "rows"], group: Int[Tensor, "rows"]) -> Float[Tensor, "groups"]:

@@ -21,7 +21,8 @@ class Repirl(PolicySettings):
     2602.07832).
 
     `prm_loss`: see `training.algorithms.repirl`. `normalise` "prompt" has one partition function
-    per problem, as p(τ|x) does; "pooled" is the paper's text. `weights` stand in for the partition
+    per problem, as p(τ|x) does; "pooled" is the paper's text; "response" is what the released code
+    comes to, micro-batches of one, in which every weight is 1. `weights` stand in for the partition
     function; "reference" takes the reference model as base measure and suits long responses;
     "tempered" takes `temper`, "clipped" takes `weight_clip`. `read_out` "log_ratio" is log π_φ −
     log π_ref, "head" a tanh head on the hidden state behind the token, as released.
@@ -34,7 +35,7 @@ class Repirl(PolicySettings):
 
     type: Literal["repirl"] = "repirl"
     prm_loss: PrmLoss = "paper"
-    normalise: Literal["prompt", "pooled"] = "prompt"
+    normalise: Literal["prompt", "pooled", "response"] = "prompt"
     weights: Weights = "importance"
     temper: Positive | None = None
     weight_clip: Positive | None = None
@@ -70,6 +71,16 @@ class Repirl(PolicySettings):
             raise ValueError(
                 f'prm_loss "{self.prm_loss}" is a likelihood, and weights "{self.weights}" would '
                 f'make it none; set weights to one of {", ".join(allowed)}, or prm_loss to "paper"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_response_has_no_partition_function(self) -> Self:
+        given = self.prm_loss != "paper" or set_beside(self, ("weights",))
+        if self.normalise == "response" and given:
+            raise ValueError(
+                'normalise "response" is the released form of prm_loss "paper", in which every '
+                'weight is 1: leave prm_loss and weights out, or set normalise to "prompt"'
             )
         return self
 

@@ -153,6 +153,12 @@ def test_a_softmax_over_one_response_weighs_nothing() -> None:
     assert released == pytest.approx(expected["minibatch_loss"])
     sums = doubles([mean for _, mean in items])
     experts = torch.tensor([kind == "expert" for kind, _ in items])
+    at_once = irl_loss(
+        sums, make_batch(one_group(5), torch.zeros(5).double(), experts),
+        Repirl(normalise="response"),
+    )  # fmt: skip
+    assert at_once.loss.item() == pytest.approx(expected["minibatch_loss"])
+    assert at_once.weights[~experts].tolist() == [1, 1, 1]
     weighted, _ = block("repirl.prm_loss")
     logs = torch.zeros(5).double()
     logs[~experts] = doubles(weighted["w_norm"]).log()
