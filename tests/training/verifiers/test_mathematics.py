@@ -44,9 +44,9 @@ def test_what_cannot_be_decided_is_an_error_and_the_next_is_graded(pool: Verifie
 def test_a_worker_that_is_killed_from_outside_rewards_nobody(pool: VerifierPool) -> None:
     answers = MathAnswers(workers=1, deadline_s=1.0, group_s=2.0)
     with VerifierPool(MathVerifier(answers, workers=1)) as other:
-        process = answers._pool._process
-        assert process is not None
-        os.kill(process.pid, 9)
+        nursery = answers._pool._nursery
+        assert nursery is not None
+        os.kill(nursery.pid, 9)
         (outcome,) = other.grade([(HALF, r"\boxed{1/2+0}")])
         assert outcome.reward in (None, 1.0)
     (outcome,) = pool.grade([(Problem(text="?"), r"\boxed{1}")])
