@@ -18,10 +18,12 @@ has ended, or under which all have ended, is not selected again: nothing would b
 
 Few simulations may not reach the end of any text. Then the open leaf of the highest score is
 written to its end, in one continuation beyond the simulations, so that the search has an answer.
+Until a text has ended, simulations leave a quarter of the budget for that, and at most `max_tokens`
+of it; a leaf that they have cut in the middle of a step may be the one that is written on.
 """
 
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import cycle, islice
 from typing import Literal
@@ -33,6 +35,9 @@ from search.run import SearchRun
 from search.strategies.base import MAX_CANDIDATES, SteeredSettings
 from search.strategies.stepwise import StepRound, end_active, event
 from search.types import Candidate, SearchEvent
+
+# Of the budget, for the one text that is written to its end.
+RESERVE = 0.25
 
 
 class Mcts(SteeredSettings):
@@ -55,11 +60,13 @@ class Mcts(SteeredSettings):
         """Select, expand, back up; `run.candidates` ends as what has ended and the open leaves."""
         tree = _Tree(self.exploration, self.backup)
         ended: list[Candidate] = []
+        run.meter.keep_back(RESERVE, at_most_tokens=run.sampling.max_tokens)
         async with aclosing(self._simulate(run, tree, ended)) as events:
             async for each in events:
                 yield each
+        run.meter.release()
         active = tree.open_candidates()
-        if not any(candidate.finish_reason in ("stop", "length") for candidate in ended):
+        if not _has_answer(ended):
             async with aclosing(self._finish_best(run, active, ended)) as events:
                 async for each in events:
                     yield each
@@ -89,6 +96,8 @@ class Mcts(SteeredSettings):
             tree.release(leaves)
             tree.grow(sorted([*round_.active, *round_.ended], key=lambda child: child.index))
             ended += round_.ended
+            if _has_answer(round_.ended):
+                run.meter.release()
             simulated += wanted
             if run.stopped_by != "finished":
                 return
@@ -99,17 +108,26 @@ class Mcts(SteeredSettings):
     async def _finish_best(
         self, run: SearchRun, active: list[Candidate], ended: list[Candidate]
     ) -> AsyncGenerator[SearchEvent]:
-        """Write the best of `active` to its end with what the budget has left: it is `ended`."""
-        if not active or run.affordable(1) == 0:
+        """Write the best text to its end with what the budget has left: it is `ended`.
+
+        That is one of `active`, or of `ended`, which the simulations' part of the budget has cut.
+        """
+        unfinished = [*active, *ended]
+        if not unfinished or run.affordable(1) == 0:
             return
-        best, number = by_score(active)[0], run.rounds
+        best, number = by_score(unfinished)[0], run.rounds
         async with aclosing(run.write([best], one_step=False)) as written:
             async for child in written:
                 yield event("expanded", number, child, text=child.text)
-        active.remove(best)
+        (active if best in active else ended).remove(best)
         (child,) = await run.score([child], aggregation=self.aggregation, must_read=False)
         ended.append(child)
         yield event("finished", number, child)
+
+
+def _has_answer(ended: Sequence[Candidate]) -> bool:
+    """Whether one of these came to its end, and not to that of the budget."""
+    return any(candidate.finish_reason in ("stop", "length") for candidate in ended)
 
 
 class _Node:

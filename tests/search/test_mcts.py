@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.budget import Budget
+from search.budget import Budget, Meter
 from search.generator import EndedBy
 from search.strategies.mcts import Mcts
 from tests.search.fakes import ScriptedGenerator, ScriptedScorer
@@ -121,12 +121,73 @@ async def test_with_nothing_ended_the_best_leaf_is_written_to_its_end(
     assert {c.text for c in result.candidates} == {"a\nab\naba", "a\naa\n", "b\n"}
 
 
-async def test_where_no_budget_is_left_to_finish_it_the_best_leaf_is_the_answer() -> None:
-    run = new_run(tree(), valued({"a": 0.2, "b": 0.1, "ab": 0.7}), budget=Budget(calls=4))
+async def test_a_call_is_kept_for_the_end_of_the_best_leaf() -> None:
+    # Of four calls, two write a and b, one aa, which is worth most; the one that is kept ends it.
+    generator = tree(ends={"aaa"})
+    values = {"a": 0.2, "b": 0.1, "aa": 0.7}
+    run = new_run(generator, valued(values), budget=Budget(calls=4))
+    _, result = await finish(Mcts(n=1, width=2, simulations=9, exploration=0), run)
+    assert [len(wants) for wants, _ in generator.calls] == [2, 1, 1]
+    assert (result.stopped_by, result.usage.policy_calls) == ("budget.calls", 4)
+    assert result.winner is not None
+    assert (result.winner.text, result.winner.finish_reason) == ("a\naa\naaa", "stop")
+
+
+def mountain(prefix: str, nth: int) -> tuple[str, EndedBy]:
+    """Steps of 2, 2, 3, 3 and 4 characters; the text ends behind aa, also when it was cut there."""
+    steps: dict[str, list[tuple[str, EndedBy]]] = {
+        "": [("a\n", "separator"), ("b\n", "separator")],
+        "a\n": [("aa\n", "separator"), ("ab\n", "separator")],
+        "a\naa\n": [("aaa.", "eos"), ("aab.", "eos")],
+        "a\naa\na": [("aa.", "eos")],
+    }
+    return steps[prefix][nth]
+
+
+async def test_tokens_are_kept_for_a_leaf_that_the_rest_of_them_cut() -> None:
+    generator = ScriptedGenerator(mountain)
+    values = {"a": 0.5, "b": 0.1, "aa": 0.7, "ab": 0.1}
+    run = new_run(generator, valued(values), budget=Budget(tokens=16))
+    _, result = await finish(Mcts(n=1, width=2, simulations=9, exploration=0), run)
+    # A quarter of 16 is kept. Of the other 12, a and b take 4, aa and ab 6; the 2 that are left
+    # write a character each behind aa. One of these texts is written on, with the 4 and to its end.
+    assert [[want.max_tokens for want in wants] for wants, _ in generator.calls] == [
+        [6, 6],
+        [4, 4],
+        [1, 1],
+        [4],
+    ]
+    assert result.winner is not None
+    assert (result.winner.text, result.winner.finish_reason) == ("a\naa\naaa.", "stop")
+    assert (result.stopped_by, result.usage.generated_tokens) == ("budget.tokens", 15)
+
+
+async def test_nothing_is_kept_once_a_text_has_ended() -> None:
+    generator = tree(ends={"b"})
+    run = new_run(generator, valued({"a": 0.5, "aa": 0.7}), budget=Budget(tokens=16))
+    _, result = await finish(Mcts(n=1, width=2, simulations=9, exploration=0), run)
+    # 3 of 12, and then all 13 that are left are there to be shared: 6, and behind aa 3 each.
+    limits = [[want.max_tokens for want in wants] for wants, _ in generator.calls]
+    assert limits == [[6, 6], [6, 6], [3, 3]]
+    assert result.winner is not None
+    assert result.winner.text == "b"
+
+
+async def test_where_one_call_is_all_there_is_nothing_is_kept_of_it() -> None:
+    run = new_run(tree(), valued({"a": 0.2}), budget=Budget(calls=1))
     _, result = await finish(Mcts(n=1, width=2, simulations=2), run)
     assert result.stopped_by == "budget.calls"
     assert result.winner is not None
-    assert (result.winner.text, result.winner.finish_reason) == ("a\nab\n", "budget")
+    assert (result.winner.text, result.winner.finish_reason) == ("a\n", "budget")
+
+
+def test_a_part_of_the_seconds_is_kept_and_given_back() -> None:
+    meter = Meter(Budget(seconds=1000.0))
+    meter.keep_back(0.25, at_most_tokens=10)
+    assert 749 < (meter.seconds_left or 0) <= 750
+    assert (meter.tokens_left, meter.calls_left) == (None, None)
+    meter.release()
+    assert 999 < (meter.seconds_left or 0) <= 1000
 
 
 async def test_a_step_without_a_score_is_worth_nothing() -> None:
