@@ -76,6 +76,15 @@ class ChatTokenizer:
         """The largest id that any text can give."""
         return max(self._with_specials.get_vocab(with_added_tokens=True).values())
 
+    @cached_property
+    def token_texts(self) -> tuple[str, ...]:
+        """The text of each id on its own, by id; empty of a control token and of no token at all.
+
+        Of a part of a character it is U+FFFD.
+        """
+        ids = [[token_id] for token_id in range(self.largest_id + 1)]
+        return tuple(self._with_specials.decode_batch(ids, skip_special_tokens=True))
+
     def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of the chat up to the point where the assistant starts to write.
 

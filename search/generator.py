@@ -33,7 +33,8 @@ class GenerateParams:
 
     `top_k` 0 is all tokens. A `stop` string that ends a text stays in it when it is one of
     `keep_stop`: a step separator belongs to the trajectory, a caller's stop string does not. At
-    `seconds` (None: never) what is there so far is returned as it is.
+    `seconds` (None: never) what is there so far is returned as it is. Unless it `is_watched`,
+    nobody looks at a text before all of them have ended, and they may come together.
     """
 
     temperature: float
@@ -43,6 +44,7 @@ class GenerateParams:
     stop: tuple[str, ...] = ()
     keep_stop: tuple[str, ...] = ()
     seconds: float | None = None
+    is_watched: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

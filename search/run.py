@@ -47,7 +47,11 @@ class Strategy(Protocol):
 
 
 class SearchRun:
-    """The state of one search and its two verbs, `write` and `score`."""
+    """The state of one search and its two verbs, `write` and `score`.
+
+    Where it is not watched, nobody wants its events before its end, and the policy need not tell a
+    text before the last one of a round has ended.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class SearchRun:
         self.candidates: list[Candidate] = []
         self.tree: list[Candidate] = []
         self.rounds = 0
+        self.is_watched = True
         self.choice: Mapping[str, Any] | None = None
         self._accounts = Accounts(budget)
         self._generator = generator
@@ -129,6 +134,7 @@ class SearchRun:
             stop=self.sampling.stop,
             keep_stop=(self.step_separator,) if one_step else (),
             seconds=self.meter.seconds_left,
+            is_watched=self.is_watched,
         )
         self.rounds += 1
         started = time.perf_counter()

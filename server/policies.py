@@ -1,12 +1,16 @@
 """Who writes the steps: policies in the engine process, and those of a policy server."""
 
 import logging
+import time
 from collections.abc import Mapping
 
 from prm.errors import Unavailable, UnknownModel
 from search.generator import Generator
 from search.generators.breaker import Breaker
 from search.generators.openai_server import OpenAIServer
+
+# A policy server that has just told its models, and has not failed since, is not asked again.
+LIST_KEPT_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +23,7 @@ class Policies:
         self._remote = remote
         # None until the policy server has answered once.
         self._remote_names: list[str] | None = [] if remote is None else None
+        self._asked_s = -LIST_KEPT_S
 
     @property
     def breaker(self) -> Breaker | None:
@@ -31,7 +36,7 @@ class Policies:
         Raises UnknownModel, or Unavailable when the policy server is dead and may have served it.
         """
         try:
-            await self._ask_remote()
+            await self._know(name)
         except Unavailable as error:
             if self._remote_names is None or name in self._remote_names:
                 raise Unavailable(
@@ -59,6 +64,16 @@ class Policies:
         if self._remote is not None:
             await self._remote.aclose()
 
+    async def _know(self, name: str) -> None:
+        """Ask the policy server for its models, unless it has just said that it has this one."""
+        if not (name in (self._remote_names or []) and self._has_just_told()):
+            await self._ask_remote()
+
+    def _has_just_told(self) -> bool:
+        is_sound = self.breaker is not None and not self.breaker.is_suspect
+        return is_sound and time.monotonic() - self._asked_s < LIST_KEPT_S
+
     async def _ask_remote(self) -> None:
         if self._remote is not None:
             self._remote_names = list(await self._remote.models())
+            self._asked_s = time.monotonic()

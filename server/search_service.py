@@ -92,14 +92,21 @@ class SearchService:
 
     async def run(self, prepared: PreparedSearch) -> SearchResponse:
         """Run a search to its end."""
-        async with aclosing(self.events(prepared)) as events:
-            async for event in events:
-                if isinstance(event, SearchResponse):
-                    return event
+        prepared.run.is_watched = False
+        async with aclosing(self._told(prepared)) as told:
+            async for each in told:
+                if isinstance(each, SearchResponse):
+                    return each
         raise AssertionError("a search ends with its result")
 
     async def events(self, prepared: PreparedSearch) -> AsyncGenerator[EventOut | SearchResponse]:
         """Every event of a search, then the response. Closing the iterator stops the search."""
+        async with aclosing(self._told(prepared)) as told:
+            async for each in told:
+                yield EventOut(**asdict(each)) if isinstance(each, SearchEvent) else each
+
+    async def _told(self, prepared: PreparedSearch) -> AsyncGenerator[SearchEvent | SearchResponse]:
+        """The same in the words of the search; whatever ends it is counted."""
         run = prepared.run
         usage: SearchUsage | None = None
         ended_by: StoppedBy | Literal["cancelled", "failed"] = "cancelled"
@@ -107,7 +114,7 @@ class SearchService:
             async with aclosing(run_search(prepared.request.strategy, run)) as events:
                 async for event in events:
                     if isinstance(event, SearchEvent):
-                        yield EventOut(**asdict(event))
+                        yield event
                     else:
                         usage, ended_by = event.usage, event.stopped_by
                         yield search_response(prepared, event)

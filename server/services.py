@@ -4,13 +4,13 @@ The routes and the command line call the same methods of `scores` and `searches`
 and wire types out.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from prm.chat import ChatTokenizer
 from prm.engine.client import EngineClient
 from prm.errors import ModelFolderError
-from prm.manifest import PolicyManifest
+from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
 from search.answers import MathAnswers
 from search.generators.local import LocalGenerator
@@ -36,7 +36,11 @@ class Services:
         self._scoring = Scoring(settings.scoring_urls, settings.scoring_api_key, registry)
         self.engine = EngineClient(self._scoring.engine_folders, settings.engine_options)
         self.telemetry = Telemetry(self.engine)
-        self.policies = Policies(_local_policies(registry, self.engine), _policy_server(settings))
+        policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
+        self.policies = Policies(
+            {policy.manifest.name: LocalGenerator(policy, self.engine) for policy in policies},
+            _policy_server(settings, policies),
+        )
         if self.policies.breaker is not None:
             self.telemetry.watch_policy_server(self.policies.breaker)
         scorers = Scorers(registry, self._scoring.scorers(self.engine))
@@ -78,13 +82,8 @@ async def running_services(settings: Settings, registry: Registry) -> AsyncItera
         await services.close()
 
 
-def _local_policies(registry: Registry, engine: EngineClient) -> dict[str, LocalGenerator]:
-    """The live policies, by name, as the engine writes with them."""
-    policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
-    return {version.manifest.name: LocalGenerator(version, engine) for version in policies}
-
-
-def _policy_server(settings: Settings) -> OpenAIServer | None:
+def _policy_server(settings: Settings, policies: Sequence[ModelVersion]) -> OpenAIServer | None:
+    """The server at `policy_url`; what it serves may have the tokenizer of a policy here."""
     if not settings.policy_url:
         return None
     key, folder = settings.policy_api_key, settings.policy_tokenizer
@@ -92,5 +91,6 @@ def _policy_server(settings: Settings) -> OpenAIServer | None:
         settings.policy_url,
         api_key=key.get_secret_value() if key else None,
         tokenizer=ChatTokenizer(folder) if folder else None,
+        tokenizers={policy.manifest.name: policy.folder for policy in policies},
         prompts=settings.policy_prompts,
     )

@@ -59,6 +59,11 @@ class Breaker:
             return BreakerState.OPEN
         return BreakerState.HALF_OPEN
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the last that was heard of the server is a failure."""
+        return self._in_a_row > 0
+
     @contextmanager
     def guard(self, server: str) -> Iterator[Callable[[], None]]:
         """One request, from its sending to the end of its answer.

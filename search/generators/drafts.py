@@ -42,6 +42,11 @@ class Draft:
         """
         return (self.seed + SEED_STRIDE * self.tokens) % SEED_RANGE
 
+    @property
+    def left(self) -> int:
+        """Tokens that may still be written."""
+        return max(0, self.limit - self.tokens)
+
     def restart(self) -> None:
         """Forget what was written."""
         self.text, self.ids, self.tokens, self.seam = "", [], 0, 0

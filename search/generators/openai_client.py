@@ -1,8 +1,4 @@
-"""What is said to a policy server over HTTP: vLLM's OpenAI-compatible one, SGLang's, or another.
-
-SGLang's names for the same things (`matched_stop`, `text`, a flat error body) are those of its
-source in 2026; vLLM 0.32 is what the tests run.
-"""
+"""What is said to a policy server over HTTP: vLLM's OpenAI-compatible one, SGLang's, or another."""
 
 import asyncio
 import logging
@@ -10,10 +6,12 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import httpx2
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prm.backends.http import Failure, ModelServer, ServedModel
 from prm.chat import ChatTokenizer
@@ -21,49 +19,14 @@ from prm.errors import RungError, Unavailable, UnknownModel
 from prm.types import Message
 from search.generators.breaker import Breaker
 from search.generators.events import event_data, is_event_stream
+from search.generators.known_tokenizers import KnownTokenizers
+from search.generators.openai_wire import Chunk, Detokenized, Prompt
 
 # A server that has begun to write and says nothing for so long has stopped. The first words may
 # take longer: a request may wait in its queue.
 SILENCE_S = 30.0
 
 logger = logging.getLogger(__name__)
-
-
-class Prompt(BaseModel):
-    """Token ids of a text, and how many the model reads and writes together."""
-
-    tokens: tuple[int, ...]
-    max_model_len: int
-
-
-class Choice(BaseModel):
-    """A piece of the text number `index` of a request; `finish_reason` is set in the last one.
-
-    `token_ids` None: the server does not tell them.
-    """
-
-    index: int = 0
-    text: str = ""
-    token_ids: tuple[int, ...] | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = Field(
-        default=None, validation_alias=AliasChoices("stop_reason", "matched_stop")
-    )
-
-
-class Usage(BaseModel):
-    """Tokens of a request so far, by the server's count."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class Chunk(BaseModel):
-    """One event of a streamed completion."""
-
-    choices: list[Choice] = []
-    usage: Usage | None = None
-    error: Failure | None = None
 
 
 class BrokenOff(Unavailable):
@@ -102,6 +65,7 @@ class OpenAIClient(ModelServer):
         *,
         api_key: str | None = None,
         tokenizer: ChatTokenizer | None = None,
+        tokenizers: Mapping[str, Path] = MappingProxyType({}),
         timeout_s: float = 120.0,
         silence_s: float = SILENCE_S,
         breaker: Breaker | None = None,
@@ -109,7 +73,9 @@ class OpenAIClient(ModelServer):
     ) -> None:
         """See `ModelServer`. `silence_s` bounds the wait between two pieces of a text.
 
-        With a `tokenizer`, that of the served model, texts become ids here and not by the server.
+        With a `tokenizer`, that of the served model, texts become ids here and not by the server;
+        so they do for models named in `tokenizers` whose tokenizer in that folder turns out to be
+        the served one.
         """
         super().__init__(
             base_url,
@@ -122,6 +88,7 @@ class OpenAIClient(ModelServer):
         self.label = "the policy server"
         self.breaker = breaker or Breaker()
         self.tokenizer = tokenizer
+        self._known = KnownTokenizers(tokenizers)
         self._silence_s = silence_s
         self._served: Mapping[str, ServedModel] | None = None
 
@@ -140,30 +107,56 @@ class OpenAIClient(ModelServer):
         served = (self._served or {}).get(model)
         return served.max_model_len if served is not None else None
 
+    async def tokenizer_of(self, model: str) -> ChatTokenizer | None:
+        """The model's tokenizer where it is at hand; None: its server is asked for every text."""
+        return self.tokenizer or await self._known.of(model, self)
+
     async def encode_prompt(self, model: str, messages: Sequence[Message]) -> Prompt:
         """Ids of the chat up to where the assistant starts to write, by the model's template."""
-        if self.tokenizer is not None:
-            ids = await asyncio.to_thread(self.tokenizer.encode_prompt, messages)
-            limit = (await self.served(model)).max_model_len
-            return Prompt(tokens=ids, max_model_len=limit or sys.maxsize)
-        body = {
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
-            "add_generation_prompt": True,
-        }
-        return await self._tokenize(model, body)
+        tokenizer = await self.tokenizer_of(model)
+        if tokenizer is None:
+            return await self._look_up_chat(model, messages)
+        ids = await asyncio.to_thread(tokenizer.encode_prompt, messages)
+        limit = (await self.served(model)).max_model_len
+        return Prompt(tokens=ids, max_model_len=limit or sys.maxsize)
 
     async def encode_response(self, model: str, response: str) -> tuple[int, ...]:
         """Ids of what the assistant wrote."""
-        if self.tokenizer is not None:
-            return self.tokenizer.encode_response(response).ids
-        return (await self._tokenize(model, {"prompt": response})).tokens
+        if tokenizer := await self.tokenizer_of(model):
+            return tokenizer.encode_response(response).ids
+        return await self.look_up_response(model, response)
 
     async def decode(self, model: str, ids: Sequence[int]) -> str:
         """The text of these ids."""
-        if self.tokenizer is not None:
-            return self.tokenizer.decode(ids)
+        if tokenizer := await self.tokenizer_of(model):
+            return tokenizer.decode(ids)
+        return await self.look_up_text(model, ids)
+
+    async def look_up_prompt(self, model: str, messages: Sequence[Message]) -> tuple[int, ...]:
+        """See `TokenRoutes`."""
+        return (await self._look_up_chat(model, messages)).tokens
+
+    async def look_up_response(self, model: str, response: str) -> tuple[int, ...]:
+        """See `TokenRoutes`."""
+        return (await self._tokenize(model, {"prompt": response})).tokens
+
+    async def look_up_text(self, model: str, ids: Sequence[int]) -> str:
+        """See `TokenRoutes`."""
         body = {"model": model, "tokens": ids}
-        return (await self.call("POST", "/detokenize", body, _Detokenized)).text
+        return (await self.call("POST", "/detokenize", body, Detokenized)).text
+
+    async def complete_whole(self, body: Mapping[str, Any]) -> Chunk:
+        """A completion that is not streamed. Left early, the writing ends there too.
+
+        Raises BrokenOff when the connection breaks while it is written.
+        """
+        try:
+            async with self.response("POST", "/v1/completions", body) as response:
+                return self._chunk(await self.body(response))
+        except Unavailable as error:
+            if isinstance(error.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError):
+                raise BrokenOff(str(error)) from error
+            raise
 
     async def complete(self, body: Mapping[str, Any]) -> AsyncGenerator[Chunk]:
         """The events of a streamed completion; closing it early ends the writing there too.
@@ -203,6 +196,7 @@ class OpenAIClient(ModelServer):
                     answered()
                     yield response
         except Unavailable as error:
+            self._known.forget()
             logger.warning("policy server at %s: %s", self.address, error)
             raise
 
@@ -212,7 +206,7 @@ class OpenAIClient(ModelServer):
             return UnknownModel(f"{self.label}: {self.public(message)}", param="policy")
         return super().refusal(status, message)
 
-    def _chunk(self, data: str) -> Chunk:
+    def _chunk(self, data: str | bytes) -> Chunk:
         chunk = Chunk.model_validate_json(data)
         if chunk.error is not None:
             refusal = self.refusal(chunk.error.status, chunk.error.message or "")
@@ -229,13 +223,16 @@ class OpenAIClient(ModelServer):
             return Unavailable(f"{self.label} does not stream its answer")
         return self.refusal(failure.status, failure.message or "")
 
+    async def _look_up_chat(self, model: str, messages: Sequence[Message]) -> Prompt:
+        body = {
+            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "add_generation_prompt": True,
+        }
+        return await self._tokenize(model, body)
+
     async def _tokenize(self, model: str, body: Mapping[str, Any]) -> Prompt:
         body = {"model": model, "add_special_tokens": False, **body}
         return await self.call("POST", "/tokenize", body, Prompt)
-
-
-class _Detokenized(BaseModel):
-    text: str = Field(validation_alias=AliasChoices("prompt", "text"))
 
 
 class _Failed(BaseModel):

@@ -24,16 +24,16 @@ from prm.chat import ChatTokenizer
 from prm.errors import Unavailable
 from prm.types import Message
 from search.generator import EndedBy, GenerateParams, Want, Written
-from search.generators.drafts import Draft, Put, as_they_end, find_stop, is_separator
-from search.generators.openai_client import BrokenOff, Chunk, OpenAIClient, Usage
-from search.generators.openai_http import (
+from search.generators.calls import (
     RESUMPTIONS,
     SPARE_EVENTS,
     check_length,
     deadline_of,
     of_policy,
-    sampling,
 )
+from search.generators.drafts import Draft, Put, as_they_end, find_stop, is_separator
+from search.generators.openai_client import BrokenOff, OpenAIClient
+from search.generators.openai_wire import Chunk, Usage, sampling
 
 # What a decoder puts for half a character.
 HALF = "\ufffd"

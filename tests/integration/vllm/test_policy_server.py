@@ -3,6 +3,8 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import httpx2
 import pytest
@@ -54,6 +56,7 @@ async def write(
     stop: tuple[str, ...] = (),
     keep_stop: tuple[str, ...] = (),
     seconds: float | None = None,
+    is_watched: bool = True,
 ) -> list[Written]:
     params = GenerateParams(
         temperature=temperature,
@@ -62,6 +65,7 @@ async def write(
         stop=stop,
         keep_stop=keep_stop,
         seconds=seconds,
+        is_watched=is_watched,
     )
     found = [piece async for piece in generator.generate(chat(problem), asked, params)]
     assert sorted(piece.number for piece in found) == [want.number for want in asked]
@@ -306,3 +310,43 @@ async def test_a_tokenizer_here_does_what_the_servers_own_does(
         mine = server.generator(vllm.model)
         ours = await write(mine, PROBLEMS[2], asked, keep_stop=("\n",), stop=("=1",))
     assert ours == theirs
+
+
+async def test_a_registered_tokenizer_is_proven_and_its_tokens_end_the_same_texts(
+    generator: Generator, vllm: PolicyServer
+) -> None:
+    """Whole answers, stop tokens and no look-ups give what streams, strings and look-ups give."""
+    options: dict[str, Any] = {"keep_stop": ("\n",), "stop": ("=1", "\u00bd")}
+    asked = wants(8, seed=60)
+    theirs = await write(generator, PROBLEMS[2], asked, **options)
+    folders = {vllm.model: vllm.version.folder}
+    async with OpenAIServer(vllm.url, api_key=vllm.api_key, tokenizers=folders) as server:
+        assert await server.tokenizer_of(vllm.model) is not None
+        mine = server.generator(vllm.model)
+        assert await write(mine, PROBLEMS[2], asked, **options, is_watched=False) == theirs
+        assert await write(mine, PROBLEMS[2], asked, **options) == theirs
+        going_on = [replace(want, prefix=theirs[0].prefix) for want in asked]
+        rest = await write(generator, PROBLEMS[2], going_on, **options)
+        assert await write(mine, PROBLEMS[2], going_on, **options, is_watched=False) == rest
+    assert {piece.ended_by for piece in theirs} >= {"separator"}
+
+
+async def test_a_caller_that_leaves_a_whole_answer_ends_the_writing(
+    generator: Generator, vllm: PolicyServer
+) -> None:
+    params = GenerateParams(temperature=1.0, top_p=1.0, max_tokens=120, is_watched=False)
+    stream = generator.generate(chat(PROBLEMS[0]), wants(MAX_SEQUENCES, seed=700), params)
+    async with httpx2.AsyncClient(base_url=vllm.url) as client:
+        first = asyncio.ensure_future(anext(stream))
+        async with asyncio.timeout(30):
+            while not await _metric(client, "num_requests_running"):
+                await asyncio.sleep(0.005)
+        before = await _metric(client, "generation_tokens_total")
+        first.cancel()
+        await asyncio.wait([first])
+        await stream.aclose()
+        async with asyncio.timeout(30):
+            while await _metric(client, "num_requests_running"):
+                await asyncio.sleep(0.005)
+        spent = await _metric(client, "generation_tokens_total") - before
+    assert spent < MAX_SEQUENCES * 120 / 2

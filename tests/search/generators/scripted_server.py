@@ -119,6 +119,15 @@ def piece(text: str, *, index: int = 0, finish: str | None = None, **more: Any) 
     return event({"choices": [choice | {"finish_reason": finish} | more]})
 
 
+def whole(*choices: dict[str, Any]) -> bytes:
+    """An answer that is not streamed: each choice with a text, and how it ended."""
+    told = [
+        {"index": index, "token_ids": list(choice["text"].encode())} | choice
+        for index, choice in enumerate(choices)
+    ]
+    return json.dumps({"choices": told}).encode()
+
+
 def spoken(text: str, finish: str = "stop", **more: Any) -> Iterator[bytes]:
     """A text, a character at a time, and its end."""
     for character in text:
