@@ -22,6 +22,7 @@ from server.options import (
     PolicyUrl,
     ScoringUrls,
     Url,
+    answers_of,
     connection_of,
     fail,
     run_command,
@@ -117,6 +118,14 @@ def search(
     temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.8,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of a candidate.")] = 512,
     seed: Annotated[int | None, typer.Option(help="Makes the search repeatable.")] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            help="How answers are stated, compared and tested: math, text, or the request's "
+            "`answers` object as JSON, or @FILE that holds it.",
+            show_default="math",
+        ),
+    ] = None,
     models: Models = None,
     policy_url: PolicyUrl = None,
     url: Url = None,
@@ -133,6 +142,8 @@ def search(
         "strategy": settings,
         "sampling": {"temperature": temperature, "max_tokens": max_tokens, "seed": seed},
     }
+    if answers is not None:
+        request["answers"] = answers_of(answers)
     connection = connection_of(models, url, api_key, policy_url)
     run_command(search_problem(request, connection, policy=policy, prm=prm, as_json=as_json))
 

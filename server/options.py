@@ -72,6 +72,28 @@ def scoring_urls_of(given: list[str] | None) -> dict[str, str] | None:
     return {name: url for name, _, url in pairs} or None
 
 
+def answers_of(given: str) -> dict[str, Any]:
+    """A request's `answers`: of an object as JSON, of @FILE that holds one, or of a kind's name."""
+    import json
+
+    text, where = given, "--answers"
+    if given.startswith("@"):
+        where = f"--answers {given}"
+        try:
+            text = Path(given[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"{where}: cannot be read as UTF-8 text: {error}", code=2)
+    elif not given.lstrip().startswith("{"):
+        return {"type": given}
+    try:
+        answers = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fail(f"{where}: not JSON: {error}", code=2)
+    if not isinstance(answers, dict):
+        fail(f'{where}: not a JSON object, as {{"type": "math"}}', code=2)
+    return answers
+
+
 def run_command(work: Coroutine[Any, Any, None]) -> None:
     """Run a command's coroutine; our own errors become one line on stderr."""
     import asyncio

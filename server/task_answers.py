@@ -1,6 +1,13 @@
 """From a request's `answers` to what its search asks about them."""
 
-from search.answers import Equivalence, ExactAnswers, Extraction, StatedAnswers, TaskAnswers
+from search.answers import (
+    ExactAnswers,
+    Extraction,
+    MathAnswers,
+    MathRules,
+    StatedAnswers,
+    TaskAnswers,
+)
 from server.sandbox import Sandbox
 from server.schemas.answers import AnswersIn, CodeAnswersIn, TextAnswersIn
 from training.grading.code_answers import CodeAnswers
@@ -9,7 +16,7 @@ from training.grading.code_answers import CodeAnswers
 class AnswerKinds:
     """How answers of each kind are compared: one `of` per search."""
 
-    def __init__(self, math: Equivalence, sandbox: Sandbox) -> None:
+    def __init__(self, math: MathAnswers, sandbox: Sandbox) -> None:
         self._math = math
         self._sandbox = sandbox
 
@@ -27,5 +34,12 @@ class AnswerKinds:
         extraction = Extraction(
             pattern=asked.pattern, choices=asked.choices, last_number=asked.last_number
         )
-        is_text = isinstance(asked, TextAnswersIn)
-        return StatedAnswers(ExactAnswers() if is_text else self._math, extraction)
+        if isinstance(asked, TextAnswersIn):
+            return StatedAnswers(ExactAnswers(), extraction)
+        rules = MathRules(
+            float_rounding=asked.float_rounding,
+            strict=asked.strict,
+            relations_as_sets=asked.relations_as_sets,
+            ordered=asked.ordered,
+        )
+        return StatedAnswers(self._math.by(rules), extraction)

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from search.answers.equivalence import Outcome
+from search.answers.lease import PoolLost, WorkerLost
 from search.answers.normal import exact_key, normalise
-from search.answers.pool import PoolLost, WorkerLost, WorkerPool
+from search.answers.pool import WorkerPool
 
 # Longer texts are compared as written only.
 MAX_COMPARED_CHARS = 4096
@@ -41,8 +42,9 @@ class MathRules:
 
 @dataclass(slots=True)
 class _Undecided:
-    """What ran out of time before: it is not tried again."""
+    """What ran out of time before: it is not tried again. `count` is how often anything did."""
 
+    count: int = 0
     pairs: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
     answers: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
@@ -59,7 +61,7 @@ class MathAnswers:
     They end with `aclose()`.
 
     `deadline_s` bounds one reading or comparison, `group_s` one call of `group`; what is left then
-    counts as different. `undecided` counts what could not be decided, for metrics.
+    counts as different.
 
     >>> async def example() -> list[int]:
     ...     async with MathAnswers(workers=1) as answers:
@@ -81,9 +83,18 @@ class MathAnswers:
         self.rules = rules or MathRules()
         self.deadline_s = deadline_s
         self.group_s = group_s
-        self.undecided = 0
         self._pool = pool or WorkerPool(workers=workers, memory_mb=memory_mb)
         self._known = _Undecided()
+
+    def by(self, rules: MathRules) -> "MathAnswers":
+        """The same processes and what they could not decide, comparing by other rules."""
+        if rules == self.rules:
+            return self
+        other = MathAnswers(
+            rules, deadline_s=self.deadline_s, group_s=self.group_s, pool=self._pool
+        )
+        other._known = self._known
+        return other
 
     async def __aenter__(self) -> Self:
         await self._pool.start()
@@ -104,6 +115,11 @@ class MathAnswers:
     async def aclose(self) -> None:
         """End the processes."""
         await self._pool.aclose()
+
+    @property
+    def undecided(self) -> int:
+        """How often something could not be decided, for metrics."""
+        return self._known.count
 
     @property
     def processes_replaced(self) -> int:
@@ -163,7 +179,7 @@ class MathAnswers:
             if lost_at is None:
                 return None if found is None else places[found], is_decided
             is_decided = False
-            self.undecided += 1
+            self._known.count += 1
             if lost_at < 0:
                 return None, False
             start = places[lost_at] + 1

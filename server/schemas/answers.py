@@ -9,6 +9,8 @@ from server.schemas.common import Wire, is_text
 from training.grading.code import AssertTest, CodeTest, OutputTest
 
 MAX_TESTS = 64
+# Of a float's 15 to 17 digits; beyond them nothing is rounded.
+MAX_ROUNDING = 15
 # As much as a program may print: what is longer could never be equal.
 MAX_TEST_CHARS = 1 << 16
 
@@ -43,9 +45,19 @@ class _StatedAnswersIn(Wire):
 
 
 class MathAnswersIn(_StatedAnswersIn):
-    """Answers that are equal as mathematics are the same."""
+    """Answers that are equal as mathematics are the same. The rules' defaults are math-verify's."""
 
     type: Literal["math"] = "math"
+    float_rounding: int = Field(
+        default=6, ge=0, le=MAX_ROUNDING, description="Decimals that rounded numbers agree to."
+    )
+    strict: bool = Field(
+        default=True, description="Letters matter, and a set is no tuple: {1, 2} is not (1, 2)."
+    )
+    relations_as_sets: bool = Field(default=False, description="1 < x < 2 is the interval (1, 2).")
+    ordered: bool = Field(
+        default=False, description='"1, 2" without braces is a sequence, and "2, 1" another one.'
+    )
 
 
 class TextAnswersIn(_StatedAnswersIn):

@@ -109,6 +109,41 @@ def test_search_prints_the_answer_and_what_it_cost(server: RunningServer) -> Non
     assert json.loads(beam.stdout)["strategy"]["type"] == "beam"
 
 
+def test_search_takes_the_request_s_answers(server: RunningServer, tmp_path: Path) -> None:
+    options = ["--problem", PROBLEM, "--url", server.url, "--n=2", "--max-tokens=9", "--json"]
+    whole = json.dumps({"type": "text", "pattern": r"(?s)(.*)"})
+    file = tmp_path / "answers.json"
+    file.write_text(whole)
+    for answers in (whole, f"@{file}"):
+        done = rung("search", *options, "--answers", answers)
+        assert done.returncode == 0, done.stderr
+        for candidate in json.loads(done.stdout)["candidates"]:
+            assert candidate["answer"] == candidate["text"].strip()
+    assert rung("search", *options, "--answers=text").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ("maths", "answers: there is math, text, code"),
+        ('{"type": "math", "float_rounding": 99}', "answers.float_rounding: must be"),
+        ('{"type": "code"}', "answers.tests"),
+        ("{", "--answers: not JSON"),
+        ("@/nonexistent", "--answers @/nonexistent: cannot be read"),
+        ("@{tmp}", "not a JSON object"),
+    ],
+)
+def test_answers_that_make_no_sense_are_named(
+    server: RunningServer, tmp_path: Path, answers: str, message: str
+) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    answers = answers.replace("{tmp}", str(tmp_path / "list.json"))
+    done = rung("search", "--problem=1+1", "--url", server.url, "--answers", answers)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_search_with_an_engine_of_its_own(tiny_models: Path) -> None:
     done = rung(
         "search", "--problem=1+1", f"--models={tiny_models}", "--n=2", "--max-tokens=9", "--json"

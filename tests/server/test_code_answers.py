@@ -243,7 +243,8 @@ def test_a_chat_completion_has_tests_too(client: Client, coder: RunningServer) -
         ({"pattern": "(a+)+b"}, "answers.pattern", "without a bound"),
         ({"type": "codes"}, "answers", "there is math, text, code"),
         ({"type": None}, "answers", "there is math, text, code"),
-        ({"type": "math"}, "answers.tests", "there is choices, last_number, pattern, type"),
+        ({"type": "text"}, "answers.tests", "there is choices, last_number, pattern, type"),
+        ({"float_rounding": 2}, "answers.float_rounding", "there is pattern, seconds, tests, type"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_field(
@@ -257,6 +258,54 @@ def test_what_makes_no_sense_is_refused_by_its_field(
     search = {"strategy": "majority-2", "answers": {"type": "code", "tests": TESTS} | answers}
     in_chat = client.http.post("/v1/chat/completions", json=chat | {"search": search})
     assert in_chat.json()["error"]["param"] == f"search.{param}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "param", "part"),
+    [
+        ({"float_rounding": -1}, "answers.float_rounding", "greater than or equal to 0, not -1"),
+        ({"float_rounding": 16}, "answers.float_rounding", "less than or equal to 15, not 16"),
+        ({"float_rounding": 1.5}, "answers.float_rounding", "integer"),
+        ({"float_rounding": "many"}, "answers.float_rounding", "integer"),
+        ({"ordered": "perhaps"}, "answers.ordered", "boolean"),
+        ({"strict": None}, "answers.strict", "boolean"),
+        ({"relations_as_sets": [True]}, "answers.relations_as_sets", "boolean"),
+        ({"rounding": 2}, "answers.rounding", "there is choices, float_rounding, last_number"),
+        ({"type": "text", "ordered": True}, "answers.ordered", "there is choices, last_number"),
+    ],
+)
+def test_rules_of_mathematics_are_within_limits(
+    client: Client, rules: Any, param: str, part: str
+) -> None:
+    body = {"policy": "m", "problem": "?", "answers": {"type": "math"} | rules}
+    refused = client.http.post("/v1/search", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (422, param)
+    assert part in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "stated", "votes"),
+    [
+        ({}, ("1/3", "0.33"), 2),
+        ({"float_rounding": 2}, ("1/3", "0.33"), 1),
+        ({}, ("4, 10", "10, 4"), 1),
+        ({"ordered": True}, ("4, 10", "10, 4"), 2),
+        ({}, ("1 < x < 2", "(1, 2)"), 2),
+        ({"relations_as_sets": True}, ("1 < x < 2", "(1, 2)"), 1),
+        ({}, (r"\{1, 2\}", "(1, 2)"), 2),
+        ({"strict": False}, (r"\{1, 2\}", "(1, 2)"), 1),
+    ],
+)
+def test_rules_of_mathematics_are_the_request_s(
+    client: Client, rules: dict[str, Any], stated: tuple[str, str], votes: int
+) -> None:
+    client.author.begin([f"\n\\boxed{{{answer}}}\n" for answer in stated])
+    body = {"policy": "m", "problem": "?", "answers": {"type": "math"} | rules}
+    body["strategy"] = {"type": "best_of_n", "n": 2, "selection": "majority"}
+    result = client.http.post("/v1/search", json=body).raise_for_status().json()
+    assert {candidate["answer"] for candidate in result["candidates"]} == set(stated)
+    assert len(result["votes"]) == votes
 
 
 def test_a_pattern_finds_the_program(client: Client) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from prm.errors import Unavailable
 from search.answers import ExactAnswers, MathAnswers, MathRules
-from search.answers.pool import WorkerLost, WorkerPool
+from search.answers.lease import WorkerLost
+from search.answers.pool import WorkerPool
 
 pytestmark = pytest.mark.anyio
 
