@@ -98,6 +98,7 @@ def value_targets(
 ) -> Float[Tensor, "rows prefixes"]:
     """y_l = v_p − (1/η)·Σ_{l<j≤p} (log π − log π_0)_j, detached: v1 §3.3, used in no experiment.
 
+    What a learnt value would be regressed on; here it tells how far a policy is from the optimum.
     `starts` are l and `ends` p, the indices of prefixes' last tokens (−1: the empty prefix);
     `values` are r_u of the longer prefix, or the outcome reward where it is the whole response. At
     the optimum of the objective every completion gives the same y (Theorem 3.3): the soft value.
@@ -113,7 +114,7 @@ def kl_in_reward_advantages(
     group: Int[Tensor, "rows"],
     settings: Prl,
 ) -> Float[Tensor, "rows"]:
-    """R − S_1/η, then normalised: the baseline that v2 (App. F.1) reports to collapse.
+    """R − S_1/η, then normalised (`kl_in` "reward"): the baseline that v2 (App. F.1) sees collapse.
 
     A standardised binary advantage is the score of 2·arcsin √p (v2, Proposition 3.1), whose gain
     depends on p; a KL that goes through it is scaled by that, problem by problem.

@@ -9,9 +9,17 @@ from torch import Tensor
 from prm.chat import ChatTokenizer
 from training.algorithms.grpo import grpo_advantages
 from training.algorithms.lambda_grpo import lambda_weights
-from training.algorithms.prl import delimiter_ends, fixed_length_ends, prl_advantages
+from training.algorithms.prl import (
+    delimiter_ends,
+    fixed_length_ends,
+    kl_in_reward_advantages,
+    prl_advantages,
+    value_targets,
+)
 from training.algorithms.rloo import rloo_advantages
 from training.credit.base import Signal, frozen_logprobs
+from training.divergence import token_kl
+from training.groups import group_means
 from training.models import TrainedLM
 from training.prefix_sets import prefix_sets
 from training.rollout_batch import RolloutBatch
@@ -54,8 +62,15 @@ class OutcomeCredit:
                 sets = prefix_sets(batch.ids, batch.mask, batch.group)
                 weights = lambda_weights(weights, sets)
                 metrics = sets.diagnostics(batch.group)
+            case Prl(kl_in="reward"):
+                assert reference is not None
+                kl = token_kl(old_logprobs, reference, batch.mask, settings.divergence).sum(1)
+                of_rows = kl_in_reward_advantages(batch.rewards, kl, batch.group, settings)
+                advantages = of_rows[:, None] * batch.mask
+                metrics = _soft_values(batch, old_logprobs - reference, settings)
             case Prl():
                 assert reference is not None
+                metrics = _soft_values(batch, old_logprobs - reference, settings)
                 ends = self._step_ends(batch, settings)
                 advantages = prl_advantages(
                     batch.rewards, old_logprobs, reference, batch.mask, batch.group, settings,
@@ -81,3 +96,18 @@ class OutcomeCredit:
         """Every id whose text ends a step, also where a tokenizer fuses it with what is before."""
         ids = range(self._tokenizer.largest_id + 1)
         return [number for number in ids if delimiter in self._tokenizer.decode((number,))]
+
+
+def _soft_values(
+    batch: RolloutBatch, log_ratio: Float[Tensor, "rows time"], settings: Prl
+) -> dict[str, float]:
+    """How far the soft values of a problem, one from each response, lie apart: their deviation.
+
+    At the optimum of PRL's objective all responses of a problem give the same (Theorem 3.3).
+    """
+    ends = batch.mask.sum(1, keepdim=True) - 1
+    ratio = log_ratio.masked_fill(~batch.mask, 0.0)
+    starts, rewards = torch.full_like(ends, -1), batch.rewards[:, None]
+    values = value_targets(ratio, rewards, starts, ends, eta=settings.eta)[:, 0]
+    apart = values - group_means(values, batch.group)[batch.group]
+    return {"soft_value_deviation": float(apart.square().mean().sqrt())}

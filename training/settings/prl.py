@@ -1,6 +1,6 @@
 """Settings of PRL."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,12 +17,8 @@ class Prl(PolicySettings):
     sum is taken: "token" (every token its own) and "step_start" are exact, "step_end" is what the
     released code does and is biased. Steps are every `step_tokens` tokens, or end with
     `step_delimiter`. `divergence` k3 is the second version's alternative, which it advises against.
-    `learned_value` regresses prefix values, described in §3.3 and used in no experiment.
+    `kl_in` "reward" is no PRL but what it is compared with: the response's KL in its reward.
     """
-
-    # Without outcome signal the pull to the reference remains; to drop such groups would make the
-    # regularisation depend on difficulty.
-    keeps_flat_groups: ClassVar[bool] = True
 
     type: Literal["prl"] = "prl"
     eta: Positive
@@ -32,15 +28,25 @@ class Prl(PolicySettings):
     divergence: Literal["k1", "k3"] = "k1"
     scale: Scale = "unbiased"
     epsilon: NotNegative = 1e-6
-    learned_value: bool = False
+    kl_in: Literal["advantage", "reward"] = "advantage"
 
     @property
     def needs_reference(self) -> bool:
         """See `AlgorithmSettings.needs_reference`: the log-ratio is the method."""
         return True
 
+    @property
+    def keeps_flat_groups(self) -> bool:
+        """See `PolicySettings.keeps_flat_groups`: the pull to the reference remains."""
+        return True
+
     @model_validator(mode="after")
     def _steps_are_defined_once(self) -> Self:
+        if self.kl_in == "reward" and self.anchor != "token":
+            raise ValueError(
+                f'kl_in "reward" takes the KL of the whole response, for which anchor '
+                f'"{self.anchor}" means nothing; leave anchor out, or set kl_in to "advantage"'
+            )
         given = (self.step_tokens is not None) + (self.step_delimiter is not None)
         if self.anchor == "token" and given:
             raise ValueError(
