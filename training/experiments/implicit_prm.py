@@ -52,7 +52,7 @@ class Size:
     problems: int
 
 
-FULL = Size(seeds=SEEDS, base_steps=600, steps=250, problems=500)
+FULL = Size(seeds=SEEDS, base_steps=600, steps=100, problems=500)
 QUICK = Size(seeds=SEEDS[:2], base_steps=30, steps=5, problems=20)
 
 
