@@ -9,6 +9,7 @@ transformers computes it; the golden scores of every version, and tests, hold th
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,16 @@ PACKED_FOR = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Linear:
+class PackedLinear:
     """x ↦ x · Wᵀ + b, and what is applied to it on the way out."""
 
     weight: Tensor
     bias: Tensor | None
 
     @classmethod
-    def pack(cls, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"] | None) -> "_Linear":
+    def pack(
+        cls, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"] | None
+    ) -> "PackedLinear":
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
         return cls(packed, bias)
 
@@ -55,17 +58,19 @@ class _Linear:
 class _Layer:
     """One decoder layer's matrices; the norms' weights are in `qkv`, `gate` and `up`."""
 
-    qkv: _Linear
-    output: _Linear
-    gate: _Linear
-    up: _Linear
-    down: _Linear
+    qkv: PackedLinear
+    output: PackedLinear
+    gate: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
     scale: float
     epsilon: float
 
 
 class FusedBody:
-    """A body on a CPU. Takes its linear weights over: they are not held twice.
+    """A body on a CPU, as its weights are now: they are copied, packed.
+
+    With `takes_over` the body's own linear weights are gone afterwards: none is held twice.
 
     In bfloat16 norms and rotary embedding are computed in float32, and a matrix is rounded after a
     norm's weight was multiplied into it, where transformers rounds what is multiplied by both.
@@ -73,7 +78,7 @@ class FusedBody:
     Legend: T tokens, H query heads, K key-value heads, D head size.
     """
 
-    def __init__(self, body: PreTrainedModel) -> None:
+    def __init__(self, body: PreTrainedModel, *, takes_over: bool) -> None:
         config = body.config
         parts: Any = body
         self._embeddings: nn.Module = parts.embed_tokens
@@ -81,7 +86,7 @@ class FusedBody:
         self._heads = (config.num_attention_heads, config.num_key_value_heads)
         self._head_size = parts.layers[0].self_attn.head_dim
         self._norm = copy.copy(parts.norm)
-        self._layers = [self._take_layer(layer) for layer in parts.layers]
+        self._layers = [self._pack_layer(layer, takes_over) for layer in parts.layers]
 
     def __call__(self, ids: Int[Tensor, "T"], plan: AttentionPlan) -> Float[Tensor, "T size"]:
         """Last hidden states of a packed batch."""
@@ -116,8 +121,8 @@ class FusedBody:
         gated = layer.up.with_other(normed, layer.gate(normed, "swish"), "mul")
         return layer.down.with_other(gated, hidden, "add")
 
-    def _take_layer(self, layer: Any) -> _Layer:
-        """Fold, reorder, pack, and leave nothing behind."""
+    def _pack_layer(self, layer: Any, takes_over: bool) -> _Layer:
+        """Fold, reorder, pack, and leave nothing behind where this takes over."""
         attention, mlp = layer.self_attn, layer.mlp
         queries, keys = self._heads
         before, after = layer.input_layernorm, layer.post_attention_layernorm
@@ -128,19 +133,19 @@ class FusedBody:
         ]
         qkv = _folded(torch.cat([weight for weight, _ in parts]), before)
         biases = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in parts]
-        taken = _Layer(
-            qkv=_Linear.pack(qkv, torch.cat(biases)),
-            output=_Linear.pack(attention.o_proj.weight, attention.o_proj.bias),
-            gate=_Linear.pack(_folded(mlp.gate_proj.weight, after), mlp.gate_proj.bias),
-            up=_Linear.pack(_folded(mlp.up_proj.weight, after), mlp.up_proj.bias),
-            down=_Linear.pack(mlp.down_proj.weight, mlp.down_proj.bias),
+        packed = _Layer(
+            qkv=PackedLinear.pack(qkv, torch.cat(biases)),
+            output=PackedLinear.pack(attention.o_proj.weight, attention.o_proj.bias),
+            gate=PackedLinear.pack(_folded(mlp.gate_proj.weight, after), mlp.gate_proj.bias),
+            up=PackedLinear.pack(_folded(mlp.up_proj.weight, after), mlp.up_proj.bias),
+            down=PackedLinear.pack(mlp.down_proj.weight, mlp.down_proj.bias),
             scale=attention.scaling,
             epsilon=before.variance_epsilon,
         )
-        for module in (*attention.children(), *mlp.children()):
+        for module in (*attention.children(), *mlp.children()) if takes_over else ():
             if isinstance(module, nn.Linear):
                 module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
-        return taken
+        return packed
 
     def _pairwise(self, projection: nn.Linear, heads: int) -> tuple[Tensor, Tensor | None]:
         """Rows such that numbers which rotate together, half a head apart, lie side by side."""
@@ -159,7 +164,25 @@ def can_fuse(body: PreTrainedModel) -> bool:
         and body.dtype in (torch.float32, torch.bfloat16)
         and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         and "partial_rotary_factor" not in (getattr(config, "rope_parameters", None) or {})
+        and all(map(_is_plain, _projections(body)))
     )
+
+
+def _projections(body: Any) -> Iterator[nn.Module]:
+    """What `_pack_layer` takes weights of."""
+    for layer in body.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a layer is nothing but its weight and bias, whole and here.
+
+    An adapter's computes more than the weight that it shows, and of a sharded one only a part is
+    here.
+    """
+    return type(module) is nn.Linear and type(module.weight.data) is Tensor
 
 
 def _normalised(hidden: Float[Tensor, "T size"], epsilon: float) -> Float[Tensor, "T size"]:

@@ -51,19 +51,27 @@ class SlotCache:
         self._keys[layer][first:last, :, : keys.shape[2]] = keys
         self._values[layer][first:last, :, : values.shape[2]] = values
 
+    def places(self, positions: Int[Tensor, "T"]) -> Int[Tensor, "T K"]:
+        """Where `append` writes a token at this position of each of the first slots, all heads."""
+        _, heads, capacity, _ = self._keys[0].shape
+        device = positions.device
+        slots = torch.arange(len(positions), device=device)[:, None]
+        return (slots * heads + torch.arange(heads, device=device)) * capacity + positions[:, None]
+
     def append(
         self,
         layer: int,
-        slots: Int[Tensor, "T"],
-        positions: Int[Tensor, "T"],
+        places: Int[Tensor, "T K"],
         key: Float[Tensor, "T K D"],
         value: Float[Tensor, "T K D"],
     ) -> tuple[Float[Tensor, "T K C D"], Float[Tensor, "T K C D"]]:
-        """Write one token per slot and return views of these slots, whole."""
+        """Write a token into each of the first slots and return views of these slots, whole."""
         keys, values = self._keys[layer], self._values[layer]
-        keys[slots, :, positions] = key
-        values[slots, :, positions] = value
-        return keys[: len(slots)], values[: len(slots)]
+        flat, size = places.flatten(), keys.shape[-1]
+        # On a CPU a fifth of what writing to two indices at once takes.
+        keys.view(-1, size).index_copy_(0, flat, key.reshape(-1, size))
+        values.view(-1, size).index_copy_(0, flat, value.reshape(-1, size))
+        return keys[: len(places)], values[: len(places)]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a slot's first tokens over another slot, to close a gap."""

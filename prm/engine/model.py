@@ -1,7 +1,8 @@
 """Models as the engine sees them: a transformer's body run over packed batches, and a head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from prm.engine.attention import AttentionPlan, WholeSequences
-from prm.engine.fused import FusedBody, can_fuse
+from prm.engine.fused import FusedBody, PackedLinear, can_fuse
 from prm.engine.kv import KeyValuePool, SlotCache
 from prm.engine.loading import load_weights, read_config
 from prm.engine.logprobs import float_logits, target_logprobs
@@ -56,7 +57,22 @@ class EngineModel(ABC):
         For models that only serve: the body's own weights are gone afterwards.
         """
         if can_fuse(self._body):
-            self._fused = FusedBody(self._body)
+            self._fused = FusedBody(self._body, takes_over=True)
+
+    @contextmanager
+    def fused_for_now(self) -> Iterator[None]:
+        """Within, as `fuse`, on a packed copy of the weights as they are at the start.
+
+        For a model that trains: its own weights stay, and must not change within.
+        """
+        assert self._fused is None, "nothing is left of this body's weights to copy"
+        if can_fuse(self._body):
+            with torch.inference_mode():
+                self._fused = FusedBody(self._body, takes_over=False)
+        try:
+            yield
+        finally:
+            self._fused = None
 
     @property
     def num_ids(self) -> int:
@@ -99,6 +115,7 @@ class CausalLM(EngineModel):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(getattr(model, model.base_model_prefix))
         self.head: Float[Tensor, "vocab size"] = model.lm_head.weight
+        self._packed_head: PackedLinear | None = None
         self.eos_ids = _eos_ids(model)
 
     @classmethod
@@ -125,9 +142,23 @@ class CausalLM(EngineModel):
             raise ModelFolderError(folder / "config.json", "the head has a bias; it is not applied")
         return cls(model)
 
+    @contextmanager
+    def fused_for_now(self) -> Iterator[None]:
+        """See `EngineModel.fused_for_now`; the head, too, where the body is."""
+        with super().fused_for_now():
+            if self._fused is not None:
+                with torch.inference_mode():
+                    self._packed_head = PackedLinear.pack(self.head, None)
+            try:
+                yield
+            finally:
+                self._packed_head = None
+
     @torch.inference_mode()
     def next_logits(self, hidden: Float[Tensor, "n size"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of the token after each of these hidden states."""
+        if self._packed_head is not None:
+            return self._packed_head(hidden).float()
         return float_logits(hidden, self.head)
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
@@ -23,6 +24,8 @@ from prm.engine.model import CausalLM
 
 # Below it the softmax overflows; vLLM draws the line at the same place.
 GREEDY_BELOW = 1e-5
+# Tokens of one block of a draw; see `_passed`.
+BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +164,7 @@ class Sampler:
         self._waiting: deque[Draft] = deque()
         self._running: list[Draft] = []
         self._last_ids: list[int] = []
+        self._may_be_late = False
 
     @property
     def busy(self) -> bool:
@@ -171,6 +175,7 @@ class Sampler:
         """Queue a draft; it joins the batch as soon as a slot is free."""
         assert 0 < len(draft.prompt) < self._model.context_limit
         assert draft.params.max_tokens >= 1
+        self._may_be_late |= draft.params.seconds is not None
         self._waiting.append(draft)
 
     def cancel(self, request: int) -> None:
@@ -209,6 +214,8 @@ class Sampler:
 
     def _end_late(self) -> list[Draft]:
         """Take out the drafts whose time is up."""
+        if not self._may_be_late:
+            return []
         now_s = time.perf_counter()
         for draft in (*self._running, *self._waiting):
             draft.end_at_deadline(now_s, self._tokenizer)
@@ -251,8 +258,8 @@ class Sampler:
         self._last_ids[-len(drafts) :] = tokens
         if self._keeps_logprobs:
             # Of the model itself, before temperature and top_p.
-            chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
-            logprobs = (chosen.squeeze(1) - logits.logsumexp(-1)).tolist()
+            chosen = torch.tensor(tokens, device=logits.device)[:, None]
+            logprobs = torch.log_softmax(logits, -1).gather(1, chosen).squeeze(1).tolist()
             for draft, logprob in zip(drafts, logprobs, strict=True):
                 draft.logprobs.append(logprob)
         for draft, token in zip(drafts, tokens, strict=True):
@@ -297,21 +304,47 @@ def choose_tokens(
     only the smallest set of most likely tokens among those whose share reaches it (Holtzman et al.,
     arXiv 1904.09751 §3.1; vLLM and transformers apply them in this order).
     """
-    greedy = logits.argmax(-1)
     if max(temperature) < GREEDY_BELOW:
-        return greedy
+        return logits.argmax(-1)
     heat = logits.new_tensor([max(t, GREEDY_BELOW) for t in temperature])
-    probabilities = torch.softmax(logits / heat[:, None], -1)
+    hot = logits if set(temperature) == {1.0} else logits / heat[:, None]
+    probabilities = torch.softmax(hot, -1)
     most = [k if 0 < k < logits.shape[-1] else logits.shape[-1] for k in top_k or [0] * len(top_p)]
     if min(top_p) < 1.0 or min(most) < logits.shape[-1]:
         probabilities = probabilities * _likely(
             probabilities, logits.new_tensor(top_p), torch.tensor(most, device=logits.device)
         )
-    # Float64: over 150,000 tokens a float32 running sum loses the unlikely ones.
-    cdf = probabilities.double().cumsum(-1)
-    point = cdf.new_tensor(uniform)[:, None] * cdf[:, -1:]
-    drawn = torch.searchsorted(cdf, point, right=True).clamp_(max=logits.shape[-1] - 1)
-    return torch.where(logits.new_tensor(temperature) >= GREEDY_BELOW, drawn.squeeze(1), greedy)
+    drawn = _passed(probabilities, torch.tensor(uniform, dtype=torch.float64).to(logits.device))
+    if min(temperature) >= GREEDY_BELOW:
+        return drawn
+    return torch.where(logits.new_tensor(temperature) >= GREEDY_BELOW, drawn, logits.argmax(-1))
+
+
+def _passed(probabilities: Float[Tensor, "n vocab"], share: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
+    """The token at which the running sum passes this share of the whole sum, never one of weight 0.
+
+    Float64: over 150,000 tokens a float32 running sum loses the unlikely ones. First the block is
+    found and then the token in it: a third of what one running sum over 32,000 takes on a CPU.
+    """
+    count, size = probabilities.shape
+    if size <= BLOCK:
+        return _first_above(probabilities.double().cumsum(-1), share)
+    padded = F.pad(probabilities, (0, -size % BLOCK)) if size % BLOCK else probabilities
+    blocks = padded.view(count, -1, BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    block = _first_above(sums, share)
+    row = torch.arange(count, device=block.device)
+    end = sums[row, block]
+    begin = torch.where(block > 0, sums[row, (block - 1).clamp_(min=0)], 0.0)
+    within = (share * sums[:, -1] - begin) / (end - begin)
+    return block * BLOCK + _first_above(blocks[row, block].double().cumsum(-1), within)
+
+
+def _first_above(sums: Float[Tensor, "n places"], share: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
+    """The first place where a running sum is above this share of the last; `share` is kept below 1,
+    which rounding may have made of it."""
+    point = share.clamp(0.0, 1.0 - 2.0**-52)[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, point, right=True).clamp_(max=sums.shape[1] - 1).squeeze(1)
 
 
 def _likely(

@@ -113,3 +113,37 @@ def test_a_body_of_another_kind_is_left_as_it_is(change: dict[str, str]) -> None
     unchanged = CausalLM(model)
     unchanged.fuse()
     torch.testing.assert_close(hidden_states(unchanged), expected)
+
+
+def test_a_model_that_trains_is_fused_for_a_while_and_keeps_its_weights() -> None:
+    model = make("qwen2", torch.float32)
+    engine = CausalLM(model)
+    before = hidden_states(engine)
+    logits = engine.next_logits(before)
+    with engine.fused_for_now():
+        torch.testing.assert_close(hidden_states(engine), before, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(engine.next_logits(before), logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(hidden_states(engine), before)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(2.0)
+        model.lm_head.weight.mul_(2.0)
+    changed, doubled = hidden_states(engine), engine.next_logits(before)
+    assert not torch.allclose(changed, before, atol=1e-2)
+    # What was packed before is not what is packed now.
+    with engine.fused_for_now():
+        torch.testing.assert_close(hidden_states(engine), changed, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(engine.next_logits(before), doubled, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_that_computes_more_than_its_weight_is_not_fused() -> None:
+    class Adapted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model = make("qwen2", torch.float32)
+    model.model.layers[1].self_attn.q_proj.__class__ = Adapted
+    assert not can_fuse(model.model)
+    engine = CausalLM(model)
+    expected = hidden_states(engine)
+    with engine.fused_for_now():
+        assert torch.equal(hidden_states(engine), expected)

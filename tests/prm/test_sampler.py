@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from prm.chat import ChatTokenizer
 from prm.engine.model import CausalLM
-from prm.engine.sampler import Completion, Draft, Sampler, SamplingParams, choose_tokens
+from prm.engine.sampler import BLOCK, Completion, Draft, Sampler, SamplingParams, choose_tokens
 from tests.factories import POLICY
 
 PROMPT = (257, 49, 43, 49, 256, 258)
@@ -150,6 +150,23 @@ def test_a_drawn_token_is_never_impossible(uniform: float, top_p: float, heat: f
     logits = torch.tensor([[float("-inf"), 1.0, 0.0, float("-inf")]])
     drawn = choose_tokens(logits, temperature=[heat], top_p=[top_p], uniform=[uniform])
     assert drawn.item() in (1, 2)
+
+
+@pytest.mark.parametrize("size", [BLOCK + 1, 3 * BLOCK, 1000])
+def test_a_large_vocabulary_is_drawn_from_as_one_running_sum_would(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    logits = 6 * torch.randn((500, size), generator=generator)
+    logits[:, ::3] = -torch.inf
+    uniform = [0.0, 1 - 2**-53, *torch.rand(498, generator=generator, dtype=torch.float64).tolist()]
+    ones = [1.0] * 500
+    drawn = choose_tokens(logits, temperature=ones, top_p=ones, uniform=uniform)
+    sums = logits.double().softmax(-1).cumsum(-1)
+    wanted = torch.tensor(uniform).double()[:, None] * sums[:, -1:]
+    low = torch.searchsorted(sums, wanted - 1e-6, right=True).squeeze(1)
+    high = torch.searchsorted(sums, wanted + 1e-6, right=True).squeeze(1)
+    assert ((low <= drawn) & (drawn <= high)).all()
+    assert (low == high).float().mean() > 0.95, "else this says little"
+    assert logits[torch.arange(500), drawn].isfinite().all(), "a token without weight was drawn"
 
 
 @settings(max_examples=20, deadline=None)
