@@ -45,6 +45,7 @@ class Events:
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = list(sinks)
         self._seconds: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -56,10 +57,14 @@ class Events:
             spent = time.perf_counter() - started
             self._seconds[name] = self._seconds.get(name, 0.0) + spent
 
+    def count(self, name: str) -> None:
+        """One more of what is rare: told as `name` of the next event, and of no other."""
+        self._counts[name] = self._counts.get(name, 0.0) + 1
+
     def write(self, kind: str, step: int, numbers: Numbers) -> None:
-        """Tell all sinks, with the seconds of the phases since the last event."""
+        """Tell all sinks, with the seconds of the phases since the last event, and the counts."""
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
-        self._seconds = {}
+        numbers, self._seconds, self._counts = {**numbers, **self._counts}, {}, {}
         for sink in self.sinks:
             sink.write(kind, step, {**numbers, **seconds})
 

@@ -72,3 +72,25 @@ def truncated_importance(
     """
     ratio = (trainer_logprobs - sampler_logprobs).detach().masked_fill(~mask, 0.0).clamp(max=20.0)
     return ratio.exp().clamp(max=cap).masked_fill(~mask, 0.0)
+
+
+def sampler_agreement(
+    trainer_logprobs: Float[Tensor, "rows time"],
+    sampler_logprobs: Float[Tensor, "rows time"],
+    mask: Bool[Tensor, "rows time"],
+    *,
+    cap: float,
+) -> dict[str, float]:
+    """How far the sampler was from the trainer's policy, for the events.
+
+    sampler_gap      the mean |log π_trainer − log π_sampler| of a token
+    effective_share  (Σw)²/(n·Σw²) of the n tokens' weights w, the share of as many samples of the
+                     trainer's own that say as much (Kong 1992); told where `cap` is above 0
+    """
+    tokens = mask.sum()
+    gap = (trainer_logprobs - sampler_logprobs).masked_fill(~mask, 0.0).abs().sum() / tokens
+    told = {"sampler_gap": float(gap)}
+    if cap > 0:
+        weights = truncated_importance(trainer_logprobs, sampler_logprobs, mask, cap=cap).double()
+        told["effective_share"] = float(weights.sum() ** 2 / (tokens * (weights**2).sum()))
+    return told
