@@ -4,7 +4,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Called with how much is done, and a word on how it goes.
@@ -14,39 +16,66 @@ LOG_EVERY_S = 15.0
 
 
 @contextmanager
-def stage(title: str, total: int) -> Iterator[Advance]:
-    """One stage of the run, of `total` units; yields what to call as they get done."""
+def stage(title: str, total: int, file: TextIO | None = None) -> Iterator[Advance]:
+    """One stage of the run, of `total` units; yields what to call as they get done.
+
+    `file` None is stdout.
+    """
+    file = file or sys.stdout
     started = time.monotonic()
-    show = _bar if sys.stdout.isatty() else _lines
-    with show(title, total) as advance:
+    show = _bar if file.isatty() else _lines
+    with show(title, total, file) as advance:
         yield advance
-    say(f"{title}: done in {time.monotonic() - started:.0f} s")
+    say(f"{title}: done in {time.monotonic() - started:.0f} s", file)
 
 
-def say(text: str) -> None:
+def say(text: str, file: TextIO | None = None) -> None:
     """One line for whoever watches."""
-    print(text, flush=True)
+    print(text, flush=True, file=file)
+
+
+def duration(seconds: float) -> str:
+    """For a person.
+
+    >>> duration(42), duration(250), duration(7500)
+    ('42 s', '4 min', '2 h 05 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Advance]:
+def _bar(title: str, total: int, file: TextIO) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(file=file), transient=True) as progress:
         task = progress.add_task(title, total=total, note="")
         yield lambda done, note: progress.update(task, completed=done, note=note)
 
 
 @contextmanager
-def _lines(title: str, total: int) -> Iterator[Advance]:
+def _lines(title: str, total: int, file: TextIO) -> Iterator[Advance]:
+    # Of the first call: a resumed run begins with some of it done.
+    began: tuple[int, float] | None = None
     last = time.monotonic()
 
     def advance(done: int, note: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_EVERY_S:
-            last = time.monotonic()
-            say(f"{title}: {done}/{total} {note}".rstrip())
+        nonlocal began, last
+        now = time.monotonic()
+        began = began or (done, now)
+        if now - last >= LOG_EVERY_S:
+            last = now
+            say(" ".join(filter(None, [f"{title}: {done}/{total}", note, left(done, now)])), file)
+
+    def left(done: int, now: float) -> str:
+        assert began is not None
+        fresh = done - began[0]
+        if not fresh:
+            return ""
+        return f"({duration((now - began[1]) / fresh * (total - done))} left)"
 
     yield advance
