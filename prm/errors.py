@@ -3,7 +3,8 @@
 RungError
 ├── CallerError               a caller's mistake; the message names field, number and remedy
 │   ├── InvalidInput          400  the values do not make sense together, or for this model
-│   └── UnknownModel          404  no such model or version is served
+│   ├── UnknownModel          404  no such model or version is served
+│   └── Conflict              409  what is there does not allow it
 ├── Overloaded                429  every permit is taken; says when to come back
 ├── Unavailable               503  no engine, or no policy server, can answer at this moment
 │   └── EngineDied            503  the engine process died under this request
@@ -34,6 +35,10 @@ class InvalidInput(CallerError):
 
 class UnknownModel(CallerError):
     """The name, or the version behind its `@`, is not served here."""
+
+
+class Conflict(CallerError):
+    """Well asked, and not possible with what is there: a rejected version, a job that is over."""
 
 
 class Overloaded(RungError):

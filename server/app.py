@@ -17,7 +17,7 @@ from server.auth import Keys
 from server.errors import ERROR_RESPONSES, add_error_handlers, error_response
 from server.key_file import KeyFile
 from server.limits import BodyLimit, Permits
-from server.routes import chat, models, operations, rerank, score, search
+from server.routes import chat, models, operations, rerank, score, search, versions
 from server.services import Services
 from server.settings import Settings
 
@@ -60,7 +60,7 @@ def create_app(
         is_loopback=settings.is_loopback,
     )
     add_error_handlers(app)
-    for routes in (score, search, chat, rerank, models):
+    for routes in (score, search, chat, rerank, models, versions):
         app.include_router(routes.router, responses=ERROR_RESPONSES)
     app.include_router(operations.router)
     Instrumentator(

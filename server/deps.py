@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -54,6 +54,7 @@ class _KeyWith:
             raise NotAuthenticated("this API key is not known here")
         if not record.allows(self._scope):
             raise NotAllowed(f"this API key has no scope {self._scope!r}")
+        request.state.key_id = record.id
 
 
 class KeyFirst(APIRoute):
@@ -76,10 +77,29 @@ class KeyFirst(APIRoute):
         return handle_if_allowed
 
 
+def _caller(
+    request: Request,
+    named: Annotated[
+        str | None,
+        Header(
+            alias="X-Rung-Caller",
+            max_length=200,
+            description="Who asks, where many ask with one key: a canary's callers stay its own.",
+        ),
+    ] = None,
+) -> str:
+    """Who asks: by the header, else by the key, else by the address."""
+    key_id = getattr(request.state, "key_id", None)
+    address = request.client.host if request.client else ""
+    return f"{key_id or address}/{named or ''}"
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+Caller = Annotated[str, Depends(_caller)]
 Permit = Depends(_permit, scope="request")
 MayScore = Depends(_KeyWith("score"))
 MaySearch = Depends(_KeyWith("search"))
+MayAdminister = Depends(_KeyWith("admin"))
 
 
 async def until_gone(request: Request, work: Awaitable[Result]) -> Result:

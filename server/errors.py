@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from prm.errors import (
     CallerError,
+    Conflict,
     InvalidInput,
     ModelFault,
     Overloaded,
@@ -26,11 +27,12 @@ logger = logging.getLogger(__name__)
 
 # What the API's description says of every route that takes a request.
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 422, 429, 503)
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 422, 429, 503)
 }
 CALLER_STATUS: dict[type[CallerError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
     UnknownModel: (404, "model_not_found"),
+    Conflict: (409, "conflict"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prm.errors import Unavailable, UnknownModel
 from search.generator import Generator
@@ -18,8 +18,11 @@ logger = logging.getLogger(__name__)
 class Policies:
     """Generators by name. A policy server's models come before local ones of the same name."""
 
-    def __init__(self, local: Mapping[str, Generator], remote: OpenAIServer | None) -> None:
-        self._local = dict(local)
+    def __init__(
+        self, local: Callable[[], Mapping[str, Generator]], remote: OpenAIServer | None
+    ) -> None:
+        """`local` tells those of the engine, which may change."""
+        self._local = local
         self._remote = remote
         # None until the policy server has answered once.
         self._remote_names: list[str] | None = [] if remote is None else None
@@ -44,9 +47,9 @@ class Policies:
                 ) from error
         if self._remote is not None and name in (self._remote_names or []):
             return self._remote.generator(name)
-        if name in self._local:
-            return self._local[name]
-        known = ", ".join(sorted({*self._local, *(self._remote_names or [])})) or "none"
+        if (found := self._local().get(name)) is not None:
+            return found
+        known = ", ".join(sorted({*self._local(), *(self._remote_names or [])})) or "none"
         raise UnknownModel(
             f"no policy named {name!r} is served here; there is {known}", param="policy"
         )

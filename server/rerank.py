@@ -18,7 +18,11 @@ from server.score_service import ScoreService
 
 
 async def rerank(
-    scores: ScoreService, request: RerankRequest, api_version: Literal["1", "2"]
+    scores: ScoreService,
+    request: RerankRequest,
+    api_version: Literal["1", "2"],
+    *,
+    caller: str | None = None,
 ) -> RerankResponse:
     """Cut every candidate into steps, score it, and sort by the version's own aggregate.
 
@@ -27,7 +31,7 @@ async def rerank(
     """
     items = [ScoreItem(problem=request.query, response=text) for text in request.documents]
     try:
-        scored = await scores.score(ScoreRequest(model=request.model, items=items))
+        scored = await scores.score(ScoreRequest(model=request.model, items=items), caller=caller)
     except CallerError as error:
         param = error.param and _as_sent(error.param)
         raise type(error)(_as_sent(str(error)), param=param) from error

@@ -11,24 +11,33 @@ from prm.types import Trajectory
 from server.calibrations import calibration_for, current_calibrations
 from server.schemas.score import ScoreRequest, ScoreResponse
 from server.score_response import score_response
-from server.scorers import Scorers
+from server.serving import Lease, Serving
 from server.telemetry import Telemetry
 
 
 class ScoreService:
     """Scores for the steps of a request's items, at most `max_items` of them."""
 
-    def __init__(self, scorers: Scorers, telemetry: Telemetry, *, max_items: int) -> None:
-        self._scorers = scorers
+    def __init__(self, serving: Serving, telemetry: Telemetry, *, max_items: int) -> None:
+        self._serving = serving
         self._telemetry = telemetry
         self._max_items = max_items
 
-    async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """Answer one scoring request. Raises CallerError, Unavailable."""
+    async def score(self, request: ScoreRequest, *, caller: str | None = None) -> ScoreResponse:
+        """Answer one scoring request. `caller` decides who is a canary's.
+
+        Raises CallerError, Unavailable.
+        """
         started = time.perf_counter()
-        scorer = self._scorers.get(request.model, param="model")
+        scorer = self._serving.scorer(request.model, param="model", caller=caller)
         self._check_number(request)
-        known = await current_calibrations(self._scorers.registry, scorer.version)
+        with self._serving.lease(scorer.version) as lease:
+            return await self._score(request, scorer, lease, started)
+
+    async def _score(
+        self, request: ScoreRequest, scorer: StepScorer, lease: Lease, started: float
+    ) -> ScoreResponse:
+        known = await current_calibrations(lease.registry, scorer.version)
         calibration = calibration_for(request, scorer.version, known)
         _check_include(request, scorer)
         if request.reference_compat:

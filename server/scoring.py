@@ -1,4 +1,4 @@
-"""Where each PRM version is scored: in the engine process, or on vLLM servers."""
+"""Where each version is run: in the engine process, or on vLLM servers; and what scores with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +15,8 @@ from prm.generative_scorer import GenerativeScorer
 from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import Registry
 from prm.scorer import Scorer, StepScorer
+from search.generators.local import LocalGenerator
+from server.serving import Snapshot
 
 
 class Scoring:
@@ -32,7 +34,9 @@ class Scoring:
             version.key: VllmModel(url=url, name=version.manifest.name, api_key=key)
             for version, url in _named(urls, registry)
         }
-        self._registry = registry
+        self.remote_names = frozenset(
+            version.manifest.name for version, _ in _named(urls, registry)
+        )
         self._remote = _fully_mapped(models, registry)
         self._backend = VllmBackend(models)
         self._writers = {
@@ -41,17 +45,36 @@ class Scoring:
             if version.key in self._remote and _is_generative(version)
         }
 
-    @property
-    def engine_folders(self) -> list[Path]:
+    def engine_folders(self, registry: Registry) -> list[Path]:
         """Folders of what the engine must hold: live policies, PRMs scored there, references."""
-        prms = [v for v in _prms(self._registry) if v.key not in self._remote]
-        policies = [v for v in self._registry.live() if isinstance(v.manifest, PolicyManifest)]
-        references = [r for version in prms for r in self._registry.references_of(version)]
+        prms = [v for v in _prms(registry) if v.key not in self._remote]
+        policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
+        references = [r for version in prms for r in registry.references_of(version)]
         return list(dict.fromkeys(v.folder for v in (*policies, *prms, *references)))
 
-    def scorers(self, engine: EngineClient) -> dict[str, StepScorer]:
-        """A scorer for each PRM version, by its key."""
-        return {version.key: self._scorer(version, engine) for version in _prms(self._registry)}
+    def snapshot(
+        self, registry: Registry, engine: EngineClient, before: Snapshot | None = None
+    ) -> Snapshot:
+        """Scorers and policies of these versions; those that were there before stay what they are.
+
+        Loads tokenizers, for which it may take a tenth of a second.
+        """
+        scorers = dict(before.scorers) if before else {}
+        policies = dict(before.policies) if before else {}
+        live = {v.manifest.name: v for v in registry.live() if v.manifest.kind == "policy"}
+        return Snapshot(
+            registry=registry,
+            scorers={
+                version.key: scorers.get(version.key) or self._scorer(version, engine)
+                for version in _prms(registry)
+            },
+            policies={
+                name: old
+                if (old := policies.get(name)) and old.version == version.manifest.version
+                else LocalGenerator(version, engine)
+                for name, version in live.items()
+            },
+        )
 
     async def aclose(self) -> None:
         """Close the connections to the vLLM servers."""

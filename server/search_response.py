@@ -20,16 +20,21 @@ from server.schemas.search import (
     UsageOut,
     VoteOut,
 )
+from server.serving import Lease
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedSearch:
-    """A search that was checked and has everything it needs, but has not begun."""
+    """A search that was checked and has everything it needs, but has not begun.
+
+    `lease` keeps its versions; whoever runs the search gives it back.
+    """
 
     request: SearchRequest
     run: SearchRun
     generator: Generator
     prm: ModelVersion | None
+    lease: Lease
     started_s: float
 
 

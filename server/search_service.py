@@ -9,6 +9,7 @@ from typing import Literal
 
 from prm.calibrated import CalibratedScorer
 from prm.errors import InvalidInput
+from prm.manifest import ModelVersion
 from prm.scorer import StepScorer
 from search.budget import EFFORTS, Budget
 from search.run import SearchRun, run_search
@@ -17,10 +18,10 @@ from server.calibrations import calibration_of_policy, current_calibrations
 from server.choosing import with_chosen
 from server.policies import Policies
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
-from server.scorers import Scorers
 from server.search_fitted import selection_fitted, with_fitted
 from server.search_limits import check_candidates, check_context, check_tokens
 from server.search_response import PreparedSearch, search_response
+from server.serving import Lease, Serving
 from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
 
@@ -30,23 +31,26 @@ class SearchService:
 
     def __init__(
         self,
-        scorers: Scorers,
+        serving: Serving,
         policies: Policies,
         answers: AnswerKinds,
         telemetry: Telemetry,
         *,
         max_candidates: int,
     ) -> None:
-        self._scorers = scorers
+        self._serving = serving
         self._policies = policies
         self._answers = answers
         self._telemetry = telemetry
         self._max_candidates = max_candidates
 
-    async def prepare(self, request: SearchRequest) -> PreparedSearch:
-        """Check a search and gather its parts. Raises CallerError, Unavailable."""
+    async def prepare(self, request: SearchRequest, *, caller: str | None = None) -> PreparedSearch:
+        """Check a search and gather its parts. `caller` decides who is a canary's.
+
+        Raises CallerError, Unavailable.
+        """
         started = time.perf_counter()
-        scorer = self._scorers.get(request.prm, param="prm") if request.prm is not None else None
+        scorer, policy, lease = self._held(request, caller)
         request, choice = await with_chosen(
             request, scorer.version if scorer else None, max_candidates=self._max_candidates
         )
@@ -62,7 +66,7 @@ class SearchService:
             await check_context(request, scorer, generator)
         answers = await self._answers.of(request.answers)
         budget = _budget(request)
-        calibrated = await self._calibrated(scorer, request) if scorer else None
+        calibrated = await self._calibrated(scorer, request, lease) if scorer else None
         fitted = await selection_fitted(request, scorer.version) if scorer else None
         request = with_fitted(
             request,
@@ -70,7 +74,6 @@ class SearchService:
             has_prm=scorer is not None,
             has_response=calibrated is not None and calibrated.has_fitted,
         )
-        policy = self._scorers.registry.get(request.policy)
         run = SearchRun(
             SearchProblem(messages=request.to_messages()),
             generator,
@@ -87,6 +90,7 @@ class SearchService:
             run=run,
             generator=generator,
             prm=scorer.version if scorer else None,
+            lease=lease,
             started_s=started,
         )
 
@@ -122,6 +126,7 @@ class SearchService:
             ended_by = "failed"
             raise
         finally:
+            prepared.lease.release()
             self._telemetry.searched(
                 prepared.request.strategy.type,
                 prepared.generator,
@@ -131,8 +136,21 @@ class SearchService:
                 time.perf_counter() - prepared.started_s,
             )
 
-    async def _calibrated(self, scorer: StepScorer, request: SearchRequest) -> CalibratedScorer:
-        known = await current_calibrations(self._scorers.registry, scorer.version)
+    def _held(
+        self, request: SearchRequest, caller: str | None
+    ) -> tuple[StepScorer | None, ModelVersion | None, Lease]:
+        """The PRM, the policy where it is one of ours, and a hold on both to the search's end."""
+        scorer = None
+        if request.prm is not None:
+            scorer = self._serving.scorer(request.prm, param="prm", caller=caller)
+        policy = self._serving.registry.get(request.policy)
+        versions = [scorer.version] if scorer else []
+        return scorer, policy, self._serving.lease(*versions, *([policy] if policy else []))
+
+    async def _calibrated(
+        self, scorer: StepScorer, request: SearchRequest, lease: Lease
+    ) -> CalibratedScorer:
+        known = await current_calibrations(lease.registry, scorer.version)
         calibration = calibration_of_policy(request.policy, known)
         aggregation = getattr(request.strategy, "aggregation", None)
         if aggregation == "fitted" and not (calibration and calibration.response):

@@ -13,14 +13,14 @@ from prm.errors import ModelFolderError
 from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry
 from search.answers import MathAnswers
-from search.generators.local import LocalGenerator
 from search.generators.openai_server import OpenAIServer
 from server.policies import Policies
+from server.reload import Reloader
 from server.sandbox import Sandbox
 from server.score_service import ScoreService
-from server.scorers import Scorers
 from server.scoring import Scoring
 from server.search_service import SearchService
+from server.serving import Serving
 from server.settings import Settings
 from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
@@ -32,37 +32,51 @@ class Services:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
-        self.registry = registry
         self._scoring = Scoring(settings.scoring_urls, settings.scoring_api_key, registry)
-        self.engine = EngineClient(self._scoring.engine_folders, settings.engine_options)
+        folders = self._scoring.engine_folders(registry)
+        self.engine = EngineClient(folders, settings.engine_options)
+        self.serving = Serving(self._scoring.snapshot(registry, self.engine))
         self.telemetry = Telemetry(self.engine)
+        self.reloader = Reloader(
+            self.serving,
+            self._scoring,
+            self.engine,
+            poll_s=settings.reload_poll_s,
+            on_swap=self.telemetry.swapped,
+        )
+        self.telemetry.watch_versions(self.serving, lambda: self.reloader.failures)
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
         self.policies = Policies(
-            {policy.manifest.name: LocalGenerator(policy, self.engine) for policy in policies},
-            _policy_server(settings, policies),
+            lambda: self.serving.policies, _policy_server(settings, policies)
         )
         if self.policies.breaker is not None:
             self.telemetry.watch_policy_server(self.policies.breaker)
-        scorers = Scorers(registry, self._scoring.scorers(self.engine))
-        self.scores = ScoreService(scorers, self.telemetry, max_items=settings.max_items)
+        self.scores = ScoreService(self.serving, self.telemetry, max_items=settings.max_items)
         self.answers = MathAnswers(workers=settings.answer_processes)
         self.sandbox = Sandbox(CodeGrader(processes=settings.code_processes))
         self.telemetry.watch_answers(self.answers, self.sandbox)
         self.searches = SearchService(
-            scorers,
+            self.serving,
             self.policies,
             AnswerKinds(self.answers, self.sandbox),
             self.telemetry,
             max_candidates=settings.max_candidates,
         )
 
+    @property
+    def registry(self) -> Registry:
+        """The versions that answer now."""
+        return self.serving.registry
+
     def start(self, on_refusal: Callable[[ModelFolderError], None] | None = None) -> None:
         """Begin to start the engine; returns at once. `on_refusal`: see `create_app`."""
         self.engine.start(on_refusal)
+        self.reloader.start()
         self.sandbox.start()
 
     async def close(self) -> None:
         """End the engine and the connections."""
+        await self.reloader.close()
         await self.engine.close()
         await self.policies.aclose()
         await self._scoring.aclose()

@@ -80,6 +80,10 @@ class Settings(BaseSettings):
         default=2, ge=1, description="Programs that are run at once as code answers, in a sandbox."
     )
 
+    reload_poll_s: float = Field(
+        default=0.5, gt=0, description="How often it is looked whether a version was published."
+    )
+
     engine_silence_s: float = Field(
         default=30.0, ge=5, description="An engine that gave no sign of life for so long is killed."
     )

@@ -4,7 +4,7 @@ Plain HTTP numbers (requests and latency by route and status) come from the inst
 here is what only Rung knows: models, versions, tokens, queues, the engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -20,6 +20,8 @@ from search.generators.breaker import Breaker, BreakerState
 from search.types import SearchUsage, StoppedBy
 from server.answer_metrics import AnswersCollector
 from server.sandbox import Sandbox
+from server.serving import Serving
+from server.version_metrics import VersionsCollector
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -74,6 +76,12 @@ class Telemetry:
             ("strategy", "stopped_by"),
             registry=self.registry,
         )
+        self._swaps = Histogram(
+            "rung_swap_seconds",
+            "From the sight of a published version to its first request.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
         self.in_flight = Gauge(
             "rung_requests_in_flight", "Requests that hold a permit.", registry=self.registry
         )
@@ -90,6 +98,14 @@ class Telemetry:
     def watch_answers(self, math: MathAnswers, sandbox: Sandbox) -> None:
         """Show from now on how the processes behind answers are doing."""
         self.registry.register(AnswersCollector(math, sandbox))
+
+    def watch_versions(self, serving: Serving, failures: Callable[[], Mapping[str, str]]) -> None:
+        """Show from now on which versions answer, and which should and cannot."""
+        self.registry.register(VersionsCollector(serving, failures))
+
+    def swapped(self, seconds: float) -> None:
+        """Book one change of versions."""
+        self._swaps.observe(seconds)
 
     def scored(self, version: ModelVersion, batch: ScoredBatch, took_s: float) -> None:
         """Book one scoring request."""

@@ -18,7 +18,7 @@ from prm.chat import ChatTokenizer
 from prm.engine.golden import golden_raw
 from prm.engine.model import CausalLM
 from prm.families.implicit import ImplicitRecipe
-from prm.manifest import GoldenScore, ModelRef, ModelVersion, PolicyManifest, PrmManifest
+from prm.manifest import GoldenScore, ModelVersion, PolicyManifest, PrmManifest
 from prm.registry import publish, read_version
 from prm.types import Message
 from training.checkpoints import ModelSize, new_model, save_model
@@ -44,7 +44,7 @@ def user(text: str) -> tuple[Message, ...]:
 def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
     """A policy and an implicit PRM with different random weights, live under `root`."""
     golden = GoldenScore(messages=user(PROBLEM), steps=STEPS, raw=(0.0,))
-    policy = _publish(
+    _publish(
         root,
         size,
         1,
@@ -58,27 +58,34 @@ def publish_tiny_models(root: Path, *, size: ModelSize = TINY) -> Path:
         ),
         references=[],
     )
-    _publish(
+    publish_tiny_prm(root, "1", size=size, seed=2)
+    return root
+
+
+def publish_tiny_prm(
+    root: Path, version: str, *, seed: int, live: bool = True, size: ModelSize = TINY
+) -> ModelVersion:
+    """Another version of the PRM, with weights of its own, over the policy that is there."""
+    policy = read_version(root / POLICY / "1")
+    golden = GoldenScore(messages=user(PROBLEM), steps=STEPS, raw=(0.0,) * len(STEPS))
+    return _publish(
         root,
         size,
-        2,
+        seed,
         PrmManifest(
             name=PRM,
-            version="1",
+            version=version,
             created=int(time.time()),
             files={},
-            golden=(golden.model_copy(update={"raw": (0.0,) * len(STEPS)}),),
+            golden=(golden,),
             family="implicit",
-            recipe=ImplicitRecipe(
-                beta=0.5,
-                reference=ModelRef(name=POLICY, version="1", weights_sha256=policy.weights_sha256),
-            ).model_dump(exclude_none=True),
+            recipe=ImplicitRecipe(beta=0.5, reference=policy.ref).model_dump(exclude_none=True),
             step_separator="\n",
             threshold=0.5,
         ),
         references=[policy],
+        live=live,
     )
-    return root
 
 
 def calibration_of(version: ModelVersion, *, policy: str) -> Calibration:
@@ -107,6 +114,7 @@ def _publish(
     manifest: PolicyManifest | PrmManifest,
     *,
     references: Sequence[ModelVersion],
+    live: bool = True,
 ) -> ModelVersion:
     """Publish with golden scores computed by the engine's own code, as a trainer would."""
     staged = Path(tempfile.mkdtemp(prefix="rung-staged-"))
@@ -117,7 +125,9 @@ def _publish(
         (golden,) = manifest.golden
         raw = golden_raw(draft, ChatTokenizer(staged), models, golden)
         golden = golden.model_copy(update={"raw": tuple(raw)})
-        version = publish(root, staged, manifest.model_copy(update={"golden": (golden,)}))
+        version = publish(
+            root, staged, manifest.model_copy(update={"golden": (golden,)}), live=live
+        )
         return read_version(version.folder)
     finally:
         shutil.rmtree(staged)

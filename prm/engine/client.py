@@ -24,6 +24,8 @@ from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
     ErrorReply,
+    LoadReply,
+    LoadRequest,
     ReadReply,
     ReadRequest,
     Ready,
@@ -31,6 +33,7 @@ from prm.engine.messages import (
     Reply,
     SampleReply,
     SampleRequest,
+    UnloadRequest,
     parse_reply,
     request_frame,
 )
@@ -59,9 +62,9 @@ class EngineState(enum.Enum):
 class _Pending:
     """A request without its last reply. `replies` carries replies, or the error that ends it."""
 
-    request: ReadRequest | SampleRequest
+    request: ReadRequest | SampleRequest | LoadRequest
     attempts: int = 0
-    replies: asyncio.Queue[ReadReply | SampleReply | Exception] = field(
+    replies: asyncio.Queue[ReadReply | SampleReply | LoadReply | Exception] = field(
         default_factory=asyncio.Queue
     )
 
@@ -74,7 +77,8 @@ class EngineClient:
         self.refusal: ModelFolderError | None = None
         self.ready: Ready | None = None
         self.restarts = 0
-        self._folders = folders
+        # By key, what a new engine is started with: `load` and `unload` change it.
+        self._folders = {_key(folder): folder for folder in folders}
         self._options = options
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
@@ -153,7 +157,33 @@ class EngineClient:
         finally:
             self._forget(pending)
 
-    def _submit(self, request: ReadRequest | SampleRequest) -> _Pending:
+    async def load(self, folders: Sequence[Path]) -> float:
+        """Load verified versions beside those that serve, golden scores checked; in seconds.
+
+        Raises ModelFolderError for one that is refused, Unavailable; nothing has changed then.
+        """
+        request = LoadRequest(id=next(self._ids), folders=tuple(map(str, folders)))
+        pending = self._submit(request)
+        try:
+            reply = await pending.replies.get()
+        finally:
+            self._pending.pop(request.id, None)
+        if isinstance(reply, Exception):
+            raise reply
+        assert isinstance(reply, LoadReply)
+        if reply.refused is not None:
+            path, reason = reply.refused
+            raise ModelFolderError(Path(path), reason)
+        return reply.load_s
+
+    def unload(self, keys: Sequence[str]) -> None:
+        """Forget versions that nobody asks for any more, now and after a restart."""
+        for key in keys:
+            self._folders.pop(key, None)
+        if self._engine is not None and self.state is EngineState.READY:
+            self._engine.writer.write(request_frame(UnloadRequest(keys=tuple(keys))))
+
+    def _submit(self, request: ReadRequest | SampleRequest | LoadRequest) -> _Pending:
         if self.state is not EngineState.READY:
             raise Unavailable(f"the engine is {self.state.value}; try again shortly")
         pending = _Pending(request=request)
@@ -180,7 +210,7 @@ class EngineClient:
             started = time.monotonic()
             try:
                 self._engine = await start_engine(
-                    self._folders, self._options, self._socket_folder / "socket"
+                    list(self._folders.values()), self._options, self._socket_folder / "socket"
                 )
             except OSError as error:
                 # No memory or no process to be had just now: that may pass.
@@ -245,6 +275,12 @@ class EngineClient:
                 if number in self._pending:
                     error = Unavailable(message) if read is None else ModelFault(message, read=read)
                     self._pending.pop(number).replies.put_nowait(error)
+            case LoadReply(id=number):
+                if number in self._pending:
+                    pending = self._pending.pop(number)
+                    if reply.refused is None:
+                        self._remember(pending.request)
+                    pending.replies.put_nowait(reply)
             case ReadReply(id=number):
                 if number in self._pending:
                     self._pending.pop(number).replies.put_nowait(reply)
@@ -259,6 +295,11 @@ class EngineClient:
         pending.request = _without(pending.request, reply.number)
         if not pending.request.numbers:
             del self._pending[pending.request.id]
+
+    def _remember(self, request: ReadRequest | SampleRequest | LoadRequest) -> None:
+        assert isinstance(request, LoadRequest)
+        for folder in map(Path, request.folders):
+            self._folders[_key(folder)] = folder
 
     def _drop_twice_tried(self) -> None:
         for number, pending in list(self._pending.items()):
@@ -277,6 +318,11 @@ class EngineClient:
         if self.state is not EngineState.CLOSED:
             self.state = state
         self._changed.set()
+
+
+def _key(folder: Path) -> str:
+    """Of a version in its place, `models/<name>/<version>`."""
+    return f"{folder.parent.name}@{folder.name}"
 
 
 def _without(request: SampleRequest, number: int) -> SampleRequest:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from prm.chat import ChatTokenizer
 from prm.engine.golden import golden_raw
 from prm.engine.reads import NotFinite
-from prm.engine.worker import load_all
+from prm.engine.residents import load_all
 from prm.errors import InvalidInput, ModelFolderError
 from prm.manifest import ManifestFile, ModelVersion
 from prm.registry import read_version

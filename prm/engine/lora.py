@@ -49,8 +49,8 @@ class BaseLM(CausalLM):
         assert isinstance(model, BaseLM)
         return model
 
-    def attach(self, folder: Path) -> "AdaptedLM":
-        """The model that this folder's adapter makes of these weights.
+    def attach(self, folder: Path, *, base_key: str = "") -> "AdaptedLM":
+        """The model that this folder's adapter makes of these weights, those of `base_key`.
 
         Raises ModelFolderError for an adapter that would be computed wrongly, and for one whose
         tensors are not exactly those that its configuration asks for on this base.
@@ -66,7 +66,15 @@ class BaseLM(CausalLM):
             _load_tensors(self._tuned, folder, name)
         self._tuned.train(False)
         self.turn(name)
-        return AdaptedLM(self, name, _head_weight(self._model, self.head, folder))
+        head = _head_weight(self._model, self.head, folder)
+        return AdaptedLM(self, name, head, base_key=base_key)
+
+    def detach(self, adapter: str) -> None:
+        """Forget an adapter's weights."""
+        assert self._tuned is not None
+        if len(self._tuned.peft_config) > 1:  # peft keeps the last one
+            self.turn(None)
+            self._tuned.delete_adapter(adapter)
 
     def turn(self, adapter: str | None) -> None:
         """Turn this adapter on and all others off; None turns all off."""
@@ -97,16 +105,28 @@ class BaseLM(CausalLM):
 class AdaptedLM(CausalLM):
     """A causal LM that shares a base's weights: the base with one adapter on."""
 
-    def __init__(self, base: BaseLM, adapter: str, head: Float[Tensor, "vocab size"]) -> None:
+    def __init__(
+        self,
+        base: BaseLM,
+        adapter: str,
+        head: Float[Tensor, "vocab size"],
+        *,
+        base_key: str = "",
+    ) -> None:
         EngineModel.__init__(self, base._body)
-        self._base = base
+        self.base = base
+        self.base_key = base_key
         self._adapter = adapter
         self.head = head
         self.eos_ids = base.eos_ids
 
     def hidden(self, ids: Int[Tensor, "T"], plan: AttentionPlan) -> Float[Tensor, "T size"]:
         """See `EngineModel.hidden`."""
-        return self._base.hidden_with(self._adapter, ids, plan)
+        return self.base.hidden_with(self._adapter, ids, plan)
+
+    def detach(self) -> None:
+        """Forget the adapter; the model must not be run after that."""
+        self.base.detach(self._adapter)
 
 
 def _inject(

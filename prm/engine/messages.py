@@ -62,6 +62,39 @@ class CancelRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """Load these versions beside what is there, check their golden scores, and answer for them.
+
+    A version that is there already is left as it is.
+    """
+
+    id: int
+    folders: tuple[str, ...]
+    type: Literal["load"] = "load"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnloadRequest:
+    """Forget these versions, which nobody waits for any more. There is no reply."""
+
+    keys: tuple[str, ...]
+    type: Literal["unload"] = "unload"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReply:
+    """The versions of a `LoadRequest` answer now; or one is refused, and nothing has changed.
+
+    `refused` is the path and the reason.
+    """
+
+    id: int
+    load_s: float
+    refused: tuple[str, str] | None = None
+    type: Literal["load"] = "load"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """Every version is loaded and has reproduced its golden scores."""
 
@@ -116,8 +149,8 @@ class ErrorReply:
     type: Literal["error"] = "error"
 
 
-Request = ReadRequest | SampleRequest | CancelRequest
-Reply = Ready | Refused | ReadReply | SampleReply | ErrorReply
+Request = ReadRequest | SampleRequest | CancelRequest | LoadRequest | UnloadRequest
+Reply = Ready | Refused | LoadReply | ReadReply | SampleReply | ErrorReply
 
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 _replies: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

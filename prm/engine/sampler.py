@@ -156,7 +156,7 @@ class Sampler:
         keeps_logprobs: bool = False,
     ) -> None:
         self._model = model
-        self._keeps_logprobs = keeps_logprobs
+        self.keeps_logprobs = keeps_logprobs
         self._tokenizer = tokenizer
         # A model may end its turn by any of several tokens, of which the tokenizer names one.
         self._eos_ids = model.eos_ids | {tokenizer.eos_id}
@@ -256,7 +256,7 @@ class Sampler:
             uniform=[draft.uniform() for draft in drafts],
         ).tolist()
         self._last_ids[-len(drafts) :] = tokens
-        if self._keeps_logprobs:
+        if self.keeps_logprobs:
             # Of the model itself, before temperature and top_p.
             chosen = torch.tensor(tokens, device=logits.device)[:, None]
             logprobs = torch.log_softmax(logits, -1).gather(1, chosen).squeeze(1).tolist()

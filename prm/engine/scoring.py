@@ -31,9 +31,18 @@ class ReadRequests:
     """
 
     def __init__(self, readers: Mapping[str, Reader]) -> None:
-        self._readers = readers
-        self._queues = {name: ReadQueue(reader) for name, reader in readers.items()}
+        self._readers: Mapping[str, Reader] = {}
+        self._queues: dict[str, ReadQueue] = {}
         self._pending: dict[int, _Pending] = {}
+        self.serve(readers)
+
+    def serve(self, readers: Mapping[str, Reader]) -> None:
+        """Read on these from now on; what waits for one that stays goes on waiting."""
+        self._queues = {
+            name: self._queues[name] if self._readers.get(name) is reader else ReadQueue(reader)
+            for name, reader in readers.items()
+        }
+        self._readers = dict(readers)
 
     @property
     def busy(self) -> bool:
@@ -46,6 +55,9 @@ class ReadRequests:
             reads = [self._readers[read.model].open(read) for read in request.reads]
         except IndexError as error:
             yield ErrorReply(id=request.id, message=str(error))
+            return
+        except KeyError as error:
+            yield ErrorReply(id=request.id, message=f"no model {error} is loaded")
             return
         self._pending[request.id] = _Pending(reads=reads)
         for name, queue in self._queues.items():

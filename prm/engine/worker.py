@@ -5,7 +5,8 @@
 One thread reads frames from the socket, the main thread computes. Each turn of the main loop takes
 what has arrived, runs one scoring forward per model and one decoding step, so neither kind of work
 starves the other: a short score waits for one token of a long generation, never for all of it. A
-third thread beats on a socket of its own, so that an engine that is stopped is noticed.
+third thread beats on a socket of its own, so that an engine that is stopped is noticed, and a new
+version is loaded in a fourth, beside those that serve.
 """
 
 import argparse
@@ -17,20 +18,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from prm.chat import ChatTokenizer
-from prm.engine.golden import check_golden
-from prm.engine.heads import load_model
-from prm.engine.lora import BaseLM
 from prm.engine.messages import (
     FRAME_HEADER,
     CancelRequest,
+    ErrorReply,
+    LoadReply,
+    LoadRequest,
     ReadRequest,
     Ready,
     Refused,
@@ -38,38 +38,43 @@ from prm.engine.messages import (
     Request,
     SampleReply,
     SampleRequest,
+    UnloadRequest,
     parse_request,
     reply_frame,
 )
-from prm.engine.model import CausalLM, EngineModel
 from prm.engine.process import BEAT_S
-from prm.engine.reader import Reader
-from prm.engine.sampler import Draft, Sampler, SamplingParams
+from prm.engine.residents import Device, Loaded, Residents
+from prm.engine.sampler import Draft, SamplingParams
 from prm.engine.scoring import ReadRequests
 from prm.errors import ModelFolderError
-from prm.families import FAMILIES
-from prm.manifest import ModelVersion, PolicyManifest, PrmManifest
-from prm.registry import adapter_base, read_version, references_of
+from prm.manifest import ModelVersion
+from prm.registry import read_version
 
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Beside:
+    """What came of loading versions while the others were served."""
+
+    request: LoadRequest
+    load_s: float
+    result: Loaded | ModelFolderError
+
+
 class Worker:
     """The models of one device and the requests in them."""
 
     def __init__(
-        self,
-        readers: Mapping[str, Reader],
-        samplers: Mapping[str, Sampler],
-        connection: socket.socket,
+        self, residents: Residents, connection: socket.socket, *, threads: int = 1
     ) -> None:
-        self._readers = readers
-        self._reads = ReadRequests(readers)
-        self._samplers = samplers
+        self._residents = residents
+        self._reads = ReadRequests(residents.readers)
         self._connection = connection
-        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._threads = threads
+        self._inbox: queue.SimpleQueue[Request | _Beside | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Serve until the socket is closed."""
@@ -77,7 +82,7 @@ class Worker:
         while self._accept_arrived():
             for reply in self._reads.step():
                 self._send(reply)
-            for name, sampler in self._samplers.items():
+            for name, sampler in list(self._residents.samplers.items()):
                 if sampler.busy:
                     self._send_finished(name, sampler.step())
 
@@ -95,14 +100,18 @@ class Worker:
     def _accept_arrived(self) -> bool:
         """Take every message that is there; wait for one when there is nothing else to do."""
         while True:
-            is_idle = not self._reads.busy and not any(s.busy for s in self._samplers.values())
+            samplers = self._residents.samplers.values()
+            is_idle = not self._reads.busy and not any(s.busy for s in samplers)
             try:
                 request = self._inbox.get(block=is_idle)
             except queue.Empty:
                 return True
             if request is None:
                 return False
-            self._accept(request)
+            if isinstance(request, _Beside):
+                self._adopt(request)
+            else:
+                self._accept(request)
 
     def _accept(self, request: Request) -> None:
         match request:
@@ -110,6 +119,11 @@ class Worker:
                 for reply in self._reads.take(request):
                     self._send(reply)
             case SampleRequest():
+                sampler = self._residents.samplers.get(request.model)
+                if sampler is None:
+                    message = f"no model {request.model!r} is loaded"
+                    self._send(ErrorReply(id=request.id, message=message))
+                    return
                 for number, prompt, seed, max_tokens, written in zip(
                     request.numbers,
                     request.prompts,
@@ -127,7 +141,7 @@ class Worker:
                         keep_stop=request.keep_stop,
                         seconds=request.seconds,
                     )
-                    self._samplers[request.model].add(
+                    sampler.add(
                         Draft(
                             prompt=prompt,
                             written=written,
@@ -139,8 +153,49 @@ class Worker:
                     )
             case CancelRequest(id=number):
                 self._reads.cancel(number)
-                for sampler in self._samplers.values():
+                for sampler in self._residents.samplers.values():
                     sampler.cancel(number)
+            case LoadRequest():
+                self._load(request)
+            case UnloadRequest(keys=keys):
+                self._residents.drop(keys)
+                self._reads.serve(self._residents.readers)
+
+    def _load(self, request: LoadRequest) -> None:
+        """Load in a thread, so that forwards go on; here, where models in use would change."""
+        try:
+            versions = [read_version(Path(folder)) for folder in request.folders]
+        except ModelFolderError as error:
+            self._adopt(_Beside(request=request, load_s=0.0, result=error))
+            return
+        if self._residents.must_wait(versions):
+            self._adopt(self._loaded(request, versions))
+            return
+
+        def load_beside() -> None:
+            # The number of threads is a thread's own.
+            torch.set_num_threads(self._threads)
+            self._inbox.put(self._loaded(request, versions))
+
+        threading.Thread(target=load_beside, daemon=True).start()
+
+    def _loaded(self, request: LoadRequest, versions: Sequence[ModelVersion]) -> "_Beside":
+        started = time.perf_counter()
+        result: Loaded | ModelFolderError
+        try:
+            result = self._residents.load(versions)
+        except ModelFolderError as error:
+            result = error
+        return _Beside(request=request, load_s=time.perf_counter() - started, result=result)
+
+    def _adopt(self, beside: "_Beside") -> None:
+        refused = None
+        if isinstance(beside.result, ModelFolderError):
+            refused = (str(beside.result.path), beside.result.reason)
+        else:
+            self._residents.adopt(beside.result)
+            self._reads.serve(self._residents.readers)
+        self._send(LoadReply(id=beside.request.id, load_s=beside.load_s, refused=refused))
 
     def _send_finished(self, model: str, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
@@ -149,7 +204,7 @@ class Worker:
             if draft.logprobs:
                 # Where the policy is a PRM's reference, this is the reference's pass.
                 ids = (*draft.prompt, *completion.ids)
-                self._readers[model].deposit(ids, len(draft.prompt), draft.logprobs)
+                self._residents.readers[model].deposit(ids, len(draft.prompt), draft.logprobs)
             self._send(
                 SampleReply(
                     id=draft.request,
@@ -164,80 +219,6 @@ class Worker:
         self._connection.sendall(reply_frame(reply))
 
 
-def load_models(
-    versions: Sequence[ModelVersion], *, device: str, dtype: torch.dtype | None, max_batch: int
-) -> tuple[dict[str, EngineModel], dict[str, Sampler]]:
-    """Load every version and check its golden scores. Raises ModelFolderError."""
-    models = load_all(versions, device, dtype)
-    references = {pinned.key for version in versions for pinned in references_of(version)}
-    samplers = {}
-    for version in versions:
-        tokenizer = ChatTokenizer(version.folder)
-        check_golden(version, tokenizer, models)
-        if _writes(version):
-            policy = models[version.key]
-            assert isinstance(policy, CausalLM)
-            samplers[version.key] = Sampler(
-                policy,
-                tokenizer,
-                max_batch=max_batch,
-                keeps_logprobs=version.key in references,
-            )
-    return models, samplers
-
-
-def _writes(version: ModelVersion) -> bool:
-    """Policies write, and PRMs that verify in words."""
-    manifest: PolicyManifest | PrmManifest = version.manifest
-    return isinstance(manifest, PolicyManifest) or FAMILIES[manifest.family].writes
-
-
-def load_all(
-    versions: Sequence[ModelVersion], device: str = "cpu", dtype: torch.dtype | None = None
-) -> dict[str, EngineModel]:
-    """The models of these versions by key; adapters share the weights of their bases.
-
-    Raises ModelFolderError whatever keeps one from being loaded and fed.
-    """
-    bases = {version.key: adapter_base(version) for version in versions}
-    shared = {base.key for base in bases.values() if base is not None}
-    models: dict[str, EngineModel] = {}
-    for version in sorted(versions, key=lambda version: bases[version.key] is not None):
-        load: Callable[[], EngineModel]
-        if (base := bases[version.key]) is not None:
-            shared_base = models[base.key]
-            assert isinstance(shared_base, BaseLM)
-            load = partial(shared_base.attach, version.folder)
-        elif version.key in shared:
-            load = partial(BaseLM.load, version.folder, device=device, dtype=dtype)
-        else:
-            load = partial(load_model, version, device=device, dtype=dtype)
-        models[version.key] = _load_or_refuse(version, load, device)
-    return models
-
-
-def _load_or_refuse(
-    version: ModelVersion, load: Callable[[], EngineModel], device: str
-) -> EngineModel:
-    try:
-        model = load()
-    except ModelFolderError:
-        raise
-    # No such device, no memory for the weights, weights of another shape, an architecture that
-    # transformers does not know: the next start would end the same way, so it is said.
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ModelFolderError(
-            version.folder, f"cannot be loaded on {device}: {type(error).__name__}: {first_line}"
-        ) from error
-    if (largest := ChatTokenizer(version.folder).largest_id) >= model.num_ids:
-        raise ModelFolderError(
-            version.folder / "tokenizer.json",
-            f"has ids up to {largest}, and the model only {model.num_ids} rows for them",
-        )
-    return model
-
-
 def main() -> None:
     """Load, say Ready or Refused, serve."""
     arguments = _parse_arguments()
@@ -248,18 +229,21 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     connection, pulse = _connect(arguments.socket), _connect(arguments.socket)
     started = time.perf_counter()
-    try:
-        models, samplers = load_models(
-            [read_version(folder) for folder in arguments.folders],
+    residents = Residents(
+        Device(
             device=arguments.device,
             dtype=None if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
             max_batch=arguments.max_batch,
+            cache_bytes=(arguments.cache_mb << 20) // max(1, len(arguments.folders)),
+            token_budget=arguments.token_budget,
         )
+    )
+    try:
+        residents.adopt(residents.load([read_version(folder) for folder in arguments.folders]))
     except ModelFolderError as error:
         connection.sendall(reply_frame(Refused(path=str(error.path), reason=error.reason)))
         sys.exit(2)
-    # None where vLLM servers do all the work.
-    some_model = next(iter(models.values()), None)
+    some_model = residents.some_model
     connection.sendall(
         reply_frame(
             Ready(
@@ -272,12 +256,7 @@ def main() -> None:
         )
     )
     threading.Thread(target=_beat, args=(pulse,), daemon=True).start()
-    cache_bytes = (arguments.cache_mb << 20) // max(1, len(models))
-    readers = {
-        name: Reader(model, cache_bytes=cache_bytes, token_budget=arguments.token_budget)
-        for name, model in models.items()
-    }
-    Worker(readers, samplers, connection).run()
+    Worker(residents, connection, threads=arguments.threads).run()
 
 
 def _connect(path: str) -> socket.socket:

@@ -11,7 +11,7 @@ from prm.importing.adapter import AdapterFolder
 from prm.importing.detection import Asked
 from prm.importing.golden_items import BUILT_IN, GoldenItem, read_golden
 from prm.manifest import NAME_PATTERN, ModelVersion
-from prm.registry import live_version, load_version
+from prm.registry import load_version, read_pointer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def asked_references(request: ImportRequest) -> list[ModelVersion]:
             f"--reference {request.reference!r} is not NAME@VERSION, nor none; a folder is "
             "published first: rung models import FOLDER --name NAME --policy"
         )
-    version = version or live_version(request.root, name)
+    version = version or read_pointer(request.root, name).live
     return [load_version(request.root / name / version)]
 
 

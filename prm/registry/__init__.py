@@ -1,7 +1,8 @@
 """Model versions on disk: what a folder must hold, and how one is published and verified.
 
     models/<name>/<version>/  manifest.json  *.safetensors  config.json  tokenizer files  STABLE
-    models/<name>/live.json   {"live": "<version>"}
+    models/<name>/live.json   which versions answer for the name; see pointer.py
+    models/<name>/gate/<version>.json   what a gate said of it; see verdicts.py
     models/<name>/calibration/<version>/<policy>.json   see prm/calibration_files.py
 
 A folder without STABLE (written last) does not exist for us. Names and versions come from listing
@@ -13,19 +14,44 @@ parts fit each other) and `publishing.py`.
 
 from prm.registry.fit import adapter_base, check_fit, check_reference, references_of
 from prm.registry.names import PICKLE_SUFFIXES
-from prm.registry.publishing import live_version, publish
-from prm.registry.registry import Registry
+from prm.registry.pointer import (
+    Canary,
+    Pointer,
+    check_may_serve,
+    make_live,
+    promote,
+    published,
+    read_pointer,
+    rollback,
+    set_canary,
+)
+from prm.registry.publishing import next_version, publish
+from prm.registry.registry import Registry, read_pointers
+from prm.registry.verdicts import Verdict, read_verdict, write_verdict
 from prm.registry.version import load_version, read_version
 
 __all__ = [
     "PICKLE_SUFFIXES",
+    "Canary",
+    "Pointer",
     "Registry",
+    "Verdict",
     "adapter_base",
     "check_fit",
+    "check_may_serve",
     "check_reference",
-    "live_version",
     "load_version",
+    "make_live",
+    "next_version",
+    "promote",
     "publish",
+    "published",
+    "read_pointer",
+    "read_pointers",
+    "read_verdict",
     "read_version",
     "references_of",
+    "rollback",
+    "set_canary",
+    "write_verdict",
 ]

@@ -1,16 +1,13 @@
-"""Publishing a version, and which version answers for a name."""
+"""Publishing a version: a reader sees all of it or nothing."""
 
-import json
-import os
-import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from prm.errors import ModelFolderError
-from prm.files import Report, copy_durably, read_json, write_durably
-from prm.manifest import NAME_PATTERN, FileRecord, ModelVersion, PolicyManifest, PrmManifest
-from prm.registry.names import LIVE, MANIFEST, STABLE
+from prm.files import Report, copy_durably, write_durably
+from prm.manifest import FileRecord, ModelVersion, PolicyManifest, PrmManifest
+from prm.registry.names import MANIFEST, STABLE
+from prm.registry.pointer import make_live
 from prm.registry.version import load_version
 
 
@@ -32,7 +29,7 @@ def publish(
     """
     target = root / manifest.name / manifest.version
     if target.exists():
-        raise FileExistsError(f"{target} is already published; choose another version")
+        raise FileExistsError(_taken(target))
     made = [folder for folder in (target.parent, root) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +37,12 @@ def publish(
             landed = Path(holding) / "version"
             _land(staged, landed, manifest, report)
             manifest = load_version(landed, report).manifest
-            landed.rename(target)
+            try:
+                landed.rename(target)
+            except OSError as error:
+                if target.exists():  # somebody published it in the meantime
+                    raise FileExistsError(_taken(target)) from error
+                raise
     except BaseException:
         for folder in made:
             with suppress(OSError):  # somebody else's by now, or never made
@@ -51,19 +53,15 @@ def publish(
     return ModelVersion(target, manifest)
 
 
-def make_live(root: Path, name: str, version: str) -> None:
-    """Let a published version answer for its name."""
-    pointer = root / name / f".{LIVE}.{os.getpid()}"
-    write_durably(pointer, json.dumps({"live": version}) + "\n")
-    pointer.rename(root / name / LIVE)
+def next_version(root: Path, name: str) -> str:
+    """The number after the greatest that is there. Who publishes at the same time may take it."""
+    folder = root / name
+    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return str(1 + max((int(name) for name in there if name.isdecimal()), default=0))
 
 
-def live_version(root: Path, name: str) -> str:
-    """The version that answers for a name. Raises ModelFolderError when there is none."""
-    live = read_json(root / name / LIVE).get("live")
-    if not isinstance(live, str) or not re.match(NAME_PATTERN, live):
-        raise ModelFolderError(root / name / LIVE, "field live: not a version name")
-    return live
+def _taken(target: Path) -> str:
+    return f"{target} is already published; choose another version"
 
 
 def _land(

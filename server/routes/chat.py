@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from server.chat_response import chat_completion
 from server.chat_search import HEADER, named_as_sent, search_of
 from server.chat_stream import ChatStream
-from server.deps import KeyFirst, MaySearch, Permit, ServicesDep, until_gone
+from server.deps import Caller, KeyFirst, MaySearch, Permit, ServicesDep, until_gone
 from server.event_stream import event_stream
 from server.schemas.chat import ChatCompletion, ChatRequest
 
@@ -25,6 +25,7 @@ async def chat(
     request: Request,
     body: ChatRequest,
     services: ServicesDep,
+    caller: Caller,
     strategy: Annotated[
         str | None, Header(alias=HEADER, description="A short form as `best-of-16`, or JSON.")
     ] = None,
@@ -32,7 +33,7 @@ async def chat(
     """Answer a chat by a plain sample, or by the search that body, header or model asks for."""
     search = search_of(body, strategy, services.registry)
     with named_as_sent():
-        prepared = await until_gone(request, services.searches.prepare(search))
+        prepared = await until_gone(request, services.searches.prepare(search, caller=caller))
         if body.stream:
             events = services.searches.events(prepared)
             # What can go wrong mostly does so before the first event, while a status can say so.

@@ -4,20 +4,10 @@ import time
 
 from fastapi import APIRouter
 
-from prm.calibration import Calibration
 from prm.errors import UnknownModel
-from prm.manifest import ModelVersion, PrmManifest
-from server.calibrations import current_calibrations
 from server.deps import MayScore, ServicesDep
-from server.schemas.models import (
-    CalibrationOut,
-    ModelList,
-    ModelOut,
-    PrmList,
-    PrmOut,
-    VersionOut,
-)
-from server.services import Services
+from server.schemas.models import ModelList, ModelOut, PrmList, PrmOut
+from server.versions import prm_out
 
 router = APIRouter(tags=["models"], dependencies=[MayScore])
 
@@ -64,52 +54,11 @@ async def get_model(name: str, services: ServicesDep) -> ModelOut:
 @router.get("/v1/prm/models")
 async def list_prms(services: ServicesDep) -> PrmList:
     """Every PRM with its versions."""
-    return PrmList(
-        data=[
-            await _prm_out(services, version, version.manifest)
-            for version in services.registry.live()
-            if isinstance(version.manifest, PrmManifest)
-        ]
-    )
+    names = [v.manifest.name for v in services.registry.live() if v.manifest.kind == "prm"]
+    return PrmList(data=[await prm_out(services, name) for name in names])
 
 
 @router.get("/v1/prm/models/{name}")
 async def get_prm(name: str, services: ServicesDep) -> PrmOut:
-    """One PRM with its versions."""
-    version = services.registry.get(name)
-    if version is None or not isinstance(version.manifest, PrmManifest):
-        raise UnknownModel(f"no PRM named {name!r} is served here", param="name")
-    return await _prm_out(services, version, version.manifest)
-
-
-async def _prm_out(services: Services, version: ModelVersion, manifest: PrmManifest) -> PrmOut:
-    known = await current_calibrations(services.registry, version)
-    return PrmOut(
-        id=manifest.name,
-        family=manifest.family,
-        live=manifest.version,
-        step_separator=manifest.step_separator,
-        aggregation=manifest.aggregation,
-        threshold=manifest.threshold,
-        context_limit=version.context_limit,
-        versions=[
-            VersionOut(
-                id=manifest.version,
-                created=manifest.created,
-                state="live",
-                weights_sha256=version.weights_sha256,
-                metrics=dict(manifest.metrics),
-                calibrations=[_calibration_out(calibration) for calibration in known.values()],
-            )
-        ],
-    )
-
-
-def _calibration_out(calibration: Calibration) -> CalibrationOut:
-    return CalibrationOut(
-        policy=calibration.policy,
-        created=calibration.created,
-        method=calibration.steps.method if calibration.steps else None,
-        has_fitted_aggregation=calibration.response is not None,
-        **calibration.fitted.model_dump(),
-    )
+    """One PRM with its versions, and what a gate said of them."""
+    return await prm_out(services, name)

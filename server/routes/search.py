@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
-from server.deps import KeyFirst, MaySearch, Permit, ServicesDep, until_gone
+from server.deps import Caller, KeyFirst, MaySearch, Permit, ServicesDep, until_gone
 from server.event_stream import event_stream, json_event
 from server.schemas.common import ErrorBody
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
@@ -20,10 +20,10 @@ router = APIRouter(tags=["search"], route_class=KeyFirst)
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def search(
-    request: Request, body: SearchRequest, services: ServicesDep
+    request: Request, body: SearchRequest, services: ServicesDep, caller: Caller
 ) -> SearchResponse | StreamingResponse:
     """Write, score and select. With `stream: true`, server-sent events as it happens."""
-    prepared = await until_gone(request, services.searches.prepare(body))
+    prepared = await until_gone(request, services.searches.prepare(body, caller=caller))
     if body.stream:
         events = services.searches.events(prepared)
         # Most of what can go wrong does so before the first event, while a status can still say so.

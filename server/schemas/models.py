@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+from server.schemas.common import Wire
 
 
 class ModelOut(BaseModel):
@@ -36,12 +38,35 @@ class CalibrationOut(BaseModel):
     responses: int
 
 
+State = Literal["live", "canary", "available", "rejected"]
+
+
+class CanaryOut(BaseModel):
+    """The version that answers a share of the callers."""
+
+    version: str
+    fraction: float
+
+
+class VersionIn(Wire):
+    """Which version shall answer."""
+
+    version: str = Field(min_length=1, max_length=100)
+
+
+class CanaryIn(Wire):
+    """Which version shall answer how many of the callers; `version` null: none any more."""
+
+    version: str | None = Field(max_length=100)
+    fraction: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
 class VersionOut(BaseModel):
-    """One version of a PRM."""
+    """One version of a PRM. `reason`: why it does not serve."""
 
     id: str
     created: int
-    state: Literal["live", "canary", "available", "rejected"]
+    state: State
     reason: str | None = None
     weights_sha256: str
     metrics: dict[str, Any]
@@ -55,7 +80,7 @@ class PrmOut(BaseModel):
     object: Literal["prm.model"] = "prm.model"
     family: str
     live: str
-    canary: None = None
+    canary: CanaryOut | None = None
     previous: str | None = None
     step_separator: str
     aggregation: str

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import torch
 
-from prm.engine.worker import load_models
+from prm.engine.residents import Device, Residents
 from prm.errors import ModelFolderError
 from prm.families.base import Recipe
 from prm.families.outcome import OutcomeRecipe
@@ -144,9 +144,9 @@ def test_a_version_that_is_not_read_as_it_was_published_is_refused(
     versions: dict[str, ModelVersion],
 ) -> None:
     version = versions["qwen"]
-    models, _ = load_models([version], device="cpu", dtype=None, max_batch=1)
-    assert models[version.key].dtype == torch.float32
+    residents = Residents(Device())
+    assert residents.load([version]).models[version.key].dtype == torch.float32
     other = QwenRecipe(marker_id=None, system=None).model_dump(mode="json")
     manifest = version.manifest.model_copy(update={"recipe": other})
     with pytest.raises(ModelFolderError, match="not read as it was published"):
-        load_models([ModelVersion(version.folder, manifest)], device="cpu", dtype=None, max_batch=1)
+        residents.load([ModelVersion(version.folder, manifest)])

@@ -21,7 +21,7 @@ def local() -> ScriptedGenerator:
 
 async def test_without_a_policy_server_local_policies_answer() -> None:
     mine = local()
-    policies = Policies({"mine": mine}, None)
+    policies = Policies(lambda: {"mine": mine}, None)
     assert await policies.get("mine") is mine
     assert await policies.remote_names() == []
     with pytest.raises(UnknownModel, match="there is mine"):
@@ -31,7 +31,8 @@ async def test_without_a_policy_server_local_policies_answer() -> None:
 async def test_a_server_that_never_answered_may_serve_any_name() -> None:
     port = free_port()
     async with OpenAIServer(f"http://127.0.0.1:{port}") as server:
-        policies = Policies({"mine": local()}, server)
+        mine = local()
+        policies = Policies(lambda: {"mine": mine}, server)
         with pytest.raises(Unavailable, match="policy 'mine': the policy server") as dead:
             await policies.get("mine")
         assert str(port) not in str(dead.value)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer
 
-from prm.engine.worker import load_all
+from prm.engine.residents import load_all
 from prm.errors import InvalidInput, ModelFolderError
 from prm.importing import Asked
 from prm.importing.adapter import AdapterFolder
@@ -104,9 +104,8 @@ async def test_an_adapter_scores_as_its_merged_weights_beside_the_same_reference
     # What a server does with them before it is ready, golden scores and all.
     check = (
         "import sys; from pathlib import Path; from prm.registry import load_version; "
-        "from prm.engine.worker import load_models; "
-        "load_models([load_version(Path(f)) for f in sys.argv[1:]], device='cpu', dtype=None, "
-        "max_batch=1)"
+        "from prm.engine.residents import Device, Residents; "
+        "Residents(Device()).load([load_version(Path(f)) for f in sys.argv[1:]])"
     )
     folders = [str(version.folder) for version in (prm, base)]
     subprocess.run([sys.executable, "-P", "-c", check, *folders], check=True)

@@ -59,9 +59,9 @@ def test_an_engine_reproduces_the_scores_of_every_family(
     # What a server does with them before it is ready, in a process of its own.
     check = (
         "import sys; from pathlib import Path; from prm.registry import load_version; "
-        "from prm.engine.worker import load_models; "
+        "from prm.engine.residents import Device, Residents; "
         "versions = [load_version(Path(folder)) for folder in sys.argv[1:]]; "
-        "load_models(versions, device='cpu', dtype=None, max_batch=1)"
+        "Residents(Device()).load(versions)"
     )
     folders = [str(every_family(family)) for family in CHECKPOINTS]
     subprocess.run([sys.executable, "-P", "-c", check, *folders], check=True)

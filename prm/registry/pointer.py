@@ -1,0 +1,178 @@
+"""Which version answers for a name: `live.json`, and how it changes.
+
+    {"live": "3", "previous": ["2", "1"], "canary": {"version": "4", "fraction": 0.1}}
+
+`previous` holds what was live before, the latest first: what `rollback` goes back to. Every change
+is made under a lock and lands by a rename, so that of two processes that change one pointer at the
+same time both are done, one after the other, and a reader sees one state or the next.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prm.errors import Conflict, InvalidInput, ModelFolderError, UnknownModel
+from prm.files import read_json, write_durably
+from prm.manifest import NAME_PATTERN
+from prm.registry.names import LIVE, STABLE
+from prm.registry.verdicts import read_verdict
+
+LOCK = ".live.lock"
+MOST_PREVIOUS = 10
+
+VersionId = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Canary(BaseModel):
+    """A version that answers a share of the callers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: VersionId
+    fraction: float = Field(gt=0, lt=1)
+
+
+class Pointer(BaseModel):
+    """What answers for a name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    live: VersionId
+    previous: tuple[VersionId, ...] = ()
+    canary: Canary | None = None
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The versions that answer requests."""
+        return (self.live,) if self.canary is None else (self.live, self.canary.version)
+
+    def with_live(self, version: str) -> "Pointer":
+        """This version live, the one before it first among the previous; a canary of it ends."""
+        if version == self.live:
+            return self
+        kept = (self.live, *(old for old in self.previous if old not in (version, self.live)))
+        canary = None if self.canary and self.canary.version == version else self.canary
+        return Pointer(live=version, previous=kept[:MOST_PREVIOUS], canary=canary)
+
+
+def read_pointer(root: Path, name: str) -> Pointer:
+    """What answers for a name. Raises ModelFolderError when nothing does, or the file is broken."""
+    path = root / name / LIVE
+    try:
+        return Pointer.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelFolderError(path, f"field {field}: {first['msg']}") from error
+
+
+def make_live(root: Path, name: str, version: str) -> Pointer:
+    """Let a version answer for its name, whatever a gate said; `promote` asks it first."""
+    with changing(root, name) as before:
+        return _write(root, name, before.with_live(version) if before else Pointer(live=version))
+
+
+def promote(root: Path, name: str, version: str) -> Pointer:
+    """Make a published version live.
+
+    Raises UnknownModel for a name or version that is not there, Conflict for one that the gate has
+    rejected.
+    """
+    with changing(root, name) as before:
+        check_may_serve(root, name, version)
+        return _write(root, name, before.with_live(version) if before else Pointer(live=version))
+
+
+def rollback(root: Path, name: str) -> Pointer:
+    """Back to the version that was live before; the one that is live now is `available` again.
+
+    Raises UnknownModel, and Conflict when there is none.
+    """
+    with changing(root, name) as before:
+        if before is None:
+            raise UnknownModel(f"no model named {name!r}", param="name")
+        there = [old for old in before.previous if (root / name / old / STABLE).is_file()]
+        if not there:
+            raise Conflict(f"{name} has no previous version to go back to", param="name")
+        rest = before.previous[before.previous.index(there[0]) + 1 :]
+        canary = before.canary if before.canary and before.canary.version != there[0] else None
+        return _write(root, name, Pointer(live=there[0], previous=rest, canary=canary))
+
+
+def set_canary(root: Path, name: str, version: str | None, fraction: float = 0.0) -> Pointer:
+    """Let a version answer this share of the callers; None ends the canary.
+
+    Raises UnknownModel, Conflict for a version that is rejected or live already, InvalidInput for a
+    share that is none.
+    """
+    with changing(root, name) as before:
+        if before is None:
+            raise UnknownModel(f"no model named {name!r}", param="name")
+        if version is None:
+            return _write(root, name, before.model_copy(update={"canary": None}))
+        if not 0 < fraction < 1:
+            raise InvalidInput(
+                f"fraction is {fraction:g}; a canary answers a share of the callers between 0 and "
+                "1, for all of them promote it",
+                param="fraction",
+            )
+        check_may_serve(root, name, version)
+        if version == before.live:
+            raise Conflict(f"{name}@{version} is live already", param="version")
+        canary = Canary(version=version, fraction=fraction)
+        return _write(root, name, before.model_copy(update={"canary": canary}))
+
+
+@contextmanager
+def changing(root: Path, name: str) -> Iterator[Pointer | None]:
+    """Hold the name's lock; yields what answers for it now. Raises UnknownModel.
+
+    A name is looked up among the folders that are there: a caller's is never joined to a path.
+    """
+    if name not in _names(root):
+        raise UnknownModel(f"no model named {name!r}", param="name")
+    with FileLock(root / name / LOCK, timeout=30):
+        yield read_pointer(root, name) if (root / name / LIVE).exists() else None
+
+
+def _names(root: Path) -> set[str]:
+    return {folder.name for folder in root.iterdir() if folder.is_dir()}
+
+
+def published(root: Path, name: str) -> list[str]:
+    """The versions of a name, the oldest first. Raises UnknownModel."""
+    if name not in _names(root):
+        raise UnknownModel(f"no model named {name!r}", param="name")
+    stable = [folder / STABLE for folder in (root / name).iterdir() if folder.is_dir()]
+    return [path.parent.name for path in sorted(filter(Path.is_file, stable), key=_written)]
+
+
+def check_may_serve(root: Path, name: str, version: str) -> None:
+    """Raises UnknownModel for what is not there, Conflict for what its gate has rejected."""
+    versions = published(root, name)
+    if version not in versions:
+        known = ", ".join(versions) or "none"
+        raise UnknownModel(f"{name} has no version {version!r}; it has {known}", param="version")
+    verdict = read_verdict(root, name, version)
+    if verdict is not None and not verdict.passed:
+        raise Conflict(
+            f"{name}@{version} was rejected by its gate: {verdict.reason}; a version that serves "
+            "must have passed",
+            param="version",
+        )
+
+
+def _written(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, str(path)
+
+
+def _write(root: Path, name: str, pointer: Pointer) -> Pointer:
+    part = root / name / f".{LIVE}.{os.getpid()}"
+    write_durably(part, pointer.model_dump_json() + "\n")
+    part.rename(root / name / LIVE)
+    return pointer

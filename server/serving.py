@@ -1,0 +1,137 @@
+"""What is served at this moment, and who holds on to what.
+
+A `Snapshot` never changes; a swap puts another in its place. A request takes a *lease* on the
+versions that it needs and keeps them to its end, whatever is swapped meanwhile; a version that no
+snapshot serves any more leaves the engine when its last lease is given back.
+"""
+
+import hashlib
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+from prm.errors import UnknownModel
+from prm.manifest import ModelVersion
+from prm.registry import Pointer, Registry
+from prm.scorer import StepScorer
+from search.generators.local import LocalGenerator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Versions that answer: `scorers` by the PRM version's key, `policies` by name."""
+
+    registry: Registry
+    scorers: Mapping[str, StepScorer]
+    policies: Mapping[str, LocalGenerator]
+
+
+class Lease(AbstractContextManager["Lease"]):
+    """A hold on some versions. Released at its end, or when nobody has it any more.
+
+    `registry` is the one that they were taken from.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        keys: Iterable[str],
+        give_back: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self.registry = registry
+        self.release = weakref.finalize(self, give_back, tuple(keys))
+        # At the end of the process nobody needs it back.
+        self.release.atexit = False
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Serving:
+    """The snapshot of now, and the leases on it and on those before it. For one event loop."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._held: Counter[str] = Counter()
+        # Told the keys of versions whose last lease was given back.
+        self.on_idle: Callable[[list[str]], None] = lambda keys: None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What answers now."""
+        return self._snapshot
+
+    @property
+    def registry(self) -> Registry:
+        """The versions that answer now."""
+        return self._snapshot.registry
+
+    def scorer(self, name: str, *, param: str, caller: str | None = None) -> StepScorer:
+        """The scorer of `name@version`, or of what answers this caller for `name`.
+
+        Raises UnknownModel about the field `param`.
+        """
+        key = name
+        pointer = self.registry.pointers.get(name)
+        if pointer is not None and pointer.canary is not None and is_in_canary(pointer, caller):
+            key = f"{name}@{pointer.canary.version}"
+        version = self.registry.get(key)
+        scorers = self._snapshot.scorers
+        if version is None or version.key not in scorers:
+            known = ", ".join(sorted({s.manifest.name for s in scorers.values()})) or "none"
+            raise UnknownModel(
+                f"no PRM named {name!r} is served here; there is {known}", param=param
+            )
+        return scorers[version.key]
+
+    @property
+    def policies(self) -> Mapping[str, LocalGenerator]:
+        """The live policies of the engine, by name."""
+        return self._snapshot.policies
+
+    def lease(self, *versions: ModelVersion) -> Lease:
+        """Hold these versions, and what they are read together with."""
+        registry = self.registry
+        keys = {v.key for v in versions}
+        keys |= {reference.key for v in versions for reference in registry.references_of(v)}
+        self._held.update(keys)
+        return Lease(registry, keys, self._give_back)
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Serve this from now on; requests that are under way keep what they hold."""
+        self._snapshot = snapshot
+
+    def is_held(self, key: str) -> bool:
+        """Whether a request that is under way needs this version."""
+        return self._held[key] > 0
+
+    @property
+    def leases(self) -> Mapping[str, int]:
+        """Requests under way by the version that they hold."""
+        return {key: count for key, count in self._held.items() if count > 0}
+
+    def _give_back(self, keys: tuple[str, ...]) -> None:
+        self._held.subtract(keys)
+        if idle := [key for key in keys if self._held[key] <= 0]:
+            for key in idle:
+                del self._held[key]
+            self.on_idle(idle)
+
+
+def is_in_canary(pointer: Pointer, caller: str | None) -> bool:
+    """Whether this caller is among the canary's: the same ones for as long as it lasts.
+
+    A caller without a name never is.
+    """
+    if pointer.canary is None or caller is None:
+        return False
+    digest = hashlib.sha256(f"{pointer.canary.version}\0{caller}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < pointer.canary.fraction

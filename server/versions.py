@@ -1,0 +1,98 @@
+"""A PRM's versions as the API tells of them: what serves, what did, what was refused and why."""
+
+import asyncio
+from collections.abc import Mapping
+
+from prm.calibration import Calibration
+from prm.errors import ModelFolderError, UnknownModel
+from prm.manifest import ModelVersion, PrmManifest
+from prm.registry import Pointer, Registry, Verdict, published, read_verdict, read_version
+from server.calibrations import current_calibrations
+from server.schemas.models import CalibrationOut, CanaryOut, PrmOut, State, VersionOut
+from server.services import Services
+
+
+async def prm_out(services: Services, name: str) -> PrmOut:
+    """A PRM with all its versions, the oldest first. Raises UnknownModel."""
+    registry = services.registry
+    live = registry.get(name)
+    if live is None or not isinstance(live.manifest, PrmManifest):
+        raise UnknownModel(f"no PRM named {name!r} is served here", param="name")
+    name = live.manifest.name
+    pointer = registry.pointers[name]
+    known = {
+        version.key: await current_calibrations(registry, version)
+        for version in registry
+        if version.manifest.name == name
+    }
+    listed = await asyncio.to_thread(_listed, registry, name)
+    return PrmOut(
+        id=name,
+        family=live.manifest.family,
+        live=pointer.live,
+        canary=CanaryOut.model_validate(pointer.canary.model_dump()) if pointer.canary else None,
+        previous=pointer.previous[0] if pointer.previous else None,
+        step_separator=live.manifest.step_separator,
+        aggregation=live.manifest.aggregation,
+        threshold=live.manifest.threshold,
+        context_limit=live.context_limit,
+        versions=[
+            _version_out(
+                version,
+                _state(pointer, version, verdict),
+                services.reloader.failures.get(version.key)
+                or (verdict.reason if verdict else None),
+                known.get(version.key, {}),
+            )
+            for version, verdict in listed
+        ],
+    )
+
+
+def _listed(registry: Registry, name: str) -> list[tuple[ModelVersion, Verdict | None]]:
+    """What lies there; a folder that is no version any more is left out."""
+    found = []
+    for version_id in published(registry.root, name):
+        version = registry.get(f"{name}@{version_id}")
+        try:
+            version = version or read_version(registry.root / name / version_id)
+            found.append((version, read_verdict(registry.root, name, version_id)))
+        except ModelFolderError:
+            continue
+    return found
+
+
+def _state(pointer: Pointer, version: ModelVersion, verdict: Verdict | None) -> State:
+    version_id = version.manifest.version
+    if version_id == pointer.live:
+        return "live"
+    if pointer.canary is not None and version_id == pointer.canary.version:
+        return "canary"
+    return "rejected" if verdict is not None and not verdict.passed else "available"
+
+
+def _version_out(
+    version: ModelVersion,
+    state: State,
+    reason: str | None,
+    calibrations: Mapping[str, Calibration],
+) -> VersionOut:
+    return VersionOut(
+        id=version.manifest.version,
+        created=version.manifest.created,
+        state=state,
+        reason=reason,
+        weights_sha256=version.weights_sha256,
+        metrics=dict(version.manifest.metrics) if version.manifest.kind == "prm" else {},
+        calibrations=[_calibration_out(calibration) for calibration in calibrations.values()],
+    )
+
+
+def _calibration_out(calibration: Calibration) -> CalibrationOut:
+    return CalibrationOut(
+        policy=calibration.policy,
+        created=calibration.created,
+        method=calibration.steps.method if calibration.steps else None,
+        has_fitted_aggregation=calibration.response is not None,
+        **calibration.fitted.model_dump(),
+    )
