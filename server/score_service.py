@@ -2,10 +2,11 @@
 
 import re
 import time
+from collections.abc import Sequence
 
 from prm.calibrated import CalibratedScorer
-from prm.errors import InvalidInput
-from prm.scorer import StepScorer
+from prm.errors import InvalidInput, RungError
+from prm.scorer import ScoredBatch, StepScorer
 from prm.tasks import off_loop_if_long
 from prm.types import Trajectory
 from server.calibrations import calibration_for, current_calibrations
@@ -13,13 +14,17 @@ from server.schemas.score import ScoreRequest, ScoreResponse
 from server.score_response import score_response
 from server.serving import Lease, Serving
 from server.telemetry import Telemetry
+from server.trials import Trials
 
 
 class ScoreService:
     """Scores for the steps of a request's items, at most `max_items` of them."""
 
-    def __init__(self, serving: Serving, telemetry: Telemetry, *, max_items: int) -> None:
+    def __init__(
+        self, serving: Serving, trials: Trials, telemetry: Telemetry, *, max_items: int
+    ) -> None:
         self._serving = serving
+        self._trials = trials
         self._telemetry = telemetry
         self._max_items = max_items
 
@@ -31,12 +36,20 @@ class ScoreService:
         started = time.perf_counter()
         scorer = self._serving.scorer(request.model, param="model", caller=caller)
         self._check_number(request)
-        with self._serving.lease(scorer.version) as lease:
-            return await self._score(request, scorer, lease, started)
+        shadow = self._serving.shadow(scorer.version, caller)
+        held = [scorer.version, *([shadow.version] if shadow else [])]
+        with self._serving.lease(*held) as lease:
+            return await self._score(request, scorer, shadow, lease, started)
 
     async def _score(
-        self, request: ScoreRequest, scorer: StepScorer, lease: Lease, started: float
+        self,
+        request: ScoreRequest,
+        scorer: StepScorer,
+        shadow: StepScorer | None,
+        lease: Lease,
+        started: float,
     ) -> ScoreResponse:
+        pointer = lease.registry.pointers.get(scorer.manifest.name)
         known = await current_calibrations(lease.registry, scorer.version)
         calibration = calibration_for(request, scorer.version, known)
         _check_include(request, scorer)
@@ -50,8 +63,27 @@ class ScoreService:
             batch = await calibrated.score(trajectories, aggregation=request.aggregation)
         except InvalidInput as error:
             raise _named_as_sent(error, request) from error
+        except RungError as error:
+            self._trials.failed(scorer.version, pointer, error)
+            raise
+        self._trials.scored(scorer.version, pointer, batch)
+        if shadow is not None and not request.reference_compat and calibration is None:
+            self._score_beside(shadow, trajectories, request, batch)
         self._telemetry.scored(scorer.version, batch, time.perf_counter() - started)
         return score_response(request, scorer, batch, started)
+
+    def _score_beside(
+        self,
+        shadow: StepScorer,
+        trajectories: Sequence[Trajectory],
+        request: ScoreRequest,
+        live: ScoredBatch,
+    ) -> None:
+        async def score() -> ScoredBatch:
+            with self._serving.lease(shadow.version):
+                return await shadow.score(trajectories, aggregation=request.aggregation)
+
+        self._trials.beside(shadow.version, live, score)
 
     def _check_number(self, request: ScoreRequest) -> None:
         if len(request.items) > self._max_items:

@@ -6,12 +6,13 @@ and wire types out.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from prm.chat import ChatTokenizer
 from prm.engine.client import EngineClient
 from prm.errors import ModelFolderError
 from prm.manifest import ModelVersion, PolicyManifest
-from prm.registry import Registry
+from prm.registry import Registry, Verdict, reject
 from search.answers import MathAnswers
 from search.generators.openai_server import OpenAIServer
 from server.policies import Policies
@@ -24,6 +25,7 @@ from server.serving import Serving
 from server.settings import Settings
 from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
+from server.trials import Trials
 from training.grading.code import CodeGrader
 
 
@@ -44,6 +46,7 @@ class Services:
             poll_s=settings.reload_poll_s,
             on_swap=self.telemetry.swapped,
         )
+        self.trials = Trials(settings.canary_limits, self._reject)
         self.telemetry.watch_versions(self.serving, lambda: self.reloader.failures)
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
         self.policies = Policies(
@@ -51,7 +54,9 @@ class Services:
         )
         if self.policies.breaker is not None:
             self.telemetry.watch_policy_server(self.policies.breaker)
-        self.scores = ScoreService(self.serving, self.telemetry, max_items=settings.max_items)
+        self.scores = ScoreService(
+            self.serving, self.trials, self.telemetry, max_items=settings.max_items
+        )
         self.answers = MathAnswers(workers=settings.answer_processes)
         self.sandbox = Sandbox(CodeGrader(processes=settings.code_processes))
         self.telemetry.watch_answers(self.answers, self.sandbox)
@@ -74,8 +79,12 @@ class Services:
         self.reloader.start()
         self.sandbox.start()
 
+    async def _reject(self, name: str, verdict: Verdict) -> None:
+        await self.reloader.change(name, None, partial(reject, name=name, verdict=verdict))
+
     async def close(self) -> None:
         """End the engine and the connections."""
+        await self.trials.aclose()
         await self.reloader.close()
         await self.engine.close()
         await self.policies.aclose()

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeGuard
 
 from prm.errors import UnknownModel
 from prm.manifest import ModelVersion
-from prm.registry import Pointer, Registry
+from prm.registry import Registry, Trial
 from prm.scorer import StepScorer
 from search.generators.local import LocalGenerator
 
@@ -81,7 +82,7 @@ class Serving:
         """
         key = name
         pointer = self.registry.pointers.get(name)
-        if pointer is not None and pointer.canary is not None and is_in_canary(pointer, caller):
+        if pointer is not None and is_tried_on(pointer.canary, caller):
             key = f"{name}@{pointer.canary.version}"
         version = self.registry.get(key)
         scorers = self._snapshot.scorers
@@ -91,6 +92,16 @@ class Serving:
                 f"no PRM named {name!r} is served here; there is {known}", param=param
             )
         return scorers[version.key]
+
+    def shadow(self, version: ModelVersion, caller: str | None) -> StepScorer | None:
+        """What scores beside this live version for this caller, if anything does."""
+        name = version.manifest.name
+        pointer = self.registry.pointers.get(name)
+        if pointer is None or version.manifest.version != pointer.live:
+            return None
+        if not is_tried_on(pointer.shadow, caller):
+            return None
+        return self._snapshot.scorers.get(f"{name}@{pointer.shadow.version}")
 
     @property
     def policies(self) -> Mapping[str, LocalGenerator]:
@@ -126,12 +137,12 @@ class Serving:
             self.on_idle(idle)
 
 
-def is_in_canary(pointer: Pointer, caller: str | None) -> bool:
-    """Whether this caller is among the canary's: the same ones for as long as it lasts.
+def is_tried_on(trial: Trial | None, caller: str | None) -> TypeGuard[Trial]:
+    """Whether a version is tried on this caller: on the same ones for as long as it lasts.
 
-    A caller without a name never is.
+    It never is on a caller without a name.
     """
-    if pointer.canary is None or caller is None:
+    if trial is None or caller is None:
         return False
-    digest = hashlib.sha256(f"{pointer.canary.version}\0{caller}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < pointer.canary.fraction
+    digest = hashlib.sha256(f"{trial.version}\0{caller}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < trial.fraction

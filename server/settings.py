@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from prm.engine.process import EngineOptions
+from server.trials import Limits
 
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -84,6 +85,22 @@ class Settings(BaseSettings):
         default=0.5, gt=0, description="How often it is looked whether a version was published."
     )
 
+    canary_error_rate: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="A canary that fails in a larger share than the live version by this is ended.",
+    )
+    canary_drift: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="And one whose mean score lies further from the live version's.",
+    )
+    canary_requests: int = Field(
+        default=50, ge=1, description="Requests of both before their scores are compared."
+    )
+
     engine_silence_s: float = Field(
         default=30.0, ge=5, description="An engine that gave no sign of life for so long is killed."
     )
@@ -125,6 +142,15 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def canary_limits(self) -> Limits:
+        """When a canary is ended."""
+        return Limits(
+            error_rate=self.canary_error_rate,
+            drift=self.canary_drift,
+            least_requests=self.canary_requests,
+        )
 
     @property
     def engine_options(self) -> EngineOptions:

@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from prm.calibration import Calibration
 from prm.errors import ModelFolderError, UnknownModel
 from prm.manifest import ModelVersion, PrmManifest
-from prm.registry import Pointer, Registry, Verdict, published, read_verdict, read_version
+from prm.registry import Pointer, Registry, Trial, Verdict, published, read_verdict, read_version
 from server.calibrations import current_calibrations
-from server.schemas.models import CalibrationOut, CanaryOut, PrmOut, State, VersionOut
+from server.schemas.models import (
+    CalibrationOut,
+    PrmOut,
+    State,
+    TallyOut,
+    TrialOut,
+    VersionOut,
+)
 from server.services import Services
 
 
@@ -30,7 +37,8 @@ async def prm_out(services: Services, name: str) -> PrmOut:
         id=name,
         family=live.manifest.family,
         live=pointer.live,
-        canary=CanaryOut.model_validate(pointer.canary.model_dump()) if pointer.canary else None,
+        canary=_trial_out(services, name, pointer.canary),
+        shadow=_trial_out(services, name, pointer.shadow),
         previous=pointer.previous[0] if pointer.previous else None,
         step_separator=live.manifest.step_separator,
         aggregation=live.manifest.aggregation,
@@ -62,12 +70,33 @@ def _listed(registry: Registry, name: str) -> list[tuple[ModelVersion, Verdict |
     return found
 
 
+def _trial_out(services: Services, name: str, trial: Trial | None) -> TrialOut | None:
+    if trial is None:
+        return None
+    tally = services.trials.tally(f"{name}@{trial.version}")
+    shadowed = tally.items if services.registry.pointers[name].shadow == trial else 0
+    return TrialOut(
+        version=trial.version,
+        fraction=trial.fraction,
+        seen=TallyOut(
+            requests=tally.requests,
+            failures=tally.failures,
+            items=tally.items,
+            score=tally.mean if tally.items else None,
+            difference=tally.difference / shadowed if shadowed else None,
+            distance=tally.distance / shadowed if shadowed else None,
+        ),
+    )
+
+
 def _state(pointer: Pointer, version: ModelVersion, verdict: Verdict | None) -> State:
     version_id = version.manifest.version
     if version_id == pointer.live:
         return "live"
     if pointer.canary is not None and version_id == pointer.canary.version:
         return "canary"
+    if pointer.shadow is not None and version_id == pointer.shadow.version:
+        return "shadow"
     return "rejected" if verdict is not None and not verdict.passed else "available"
 
 

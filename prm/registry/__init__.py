@@ -15,15 +15,16 @@ parts fit each other) and `publishing.py`.
 from prm.registry.fit import adapter_base, check_fit, check_reference, references_of
 from prm.registry.names import PICKLE_SUFFIXES
 from prm.registry.pointer import (
-    Canary,
     Pointer,
+    Trial,
     check_may_serve,
     make_live,
     promote,
     published,
     read_pointer,
+    reject,
     rollback,
-    set_canary,
+    try_out,
 )
 from prm.registry.publishing import next_version, publish
 from prm.registry.registry import Registry, read_pointers
@@ -32,9 +33,9 @@ from prm.registry.version import load_version, read_version
 
 __all__ = [
     "PICKLE_SUFFIXES",
-    "Canary",
     "Pointer",
     "Registry",
+    "Trial",
     "Verdict",
     "adapter_base",
     "check_fit",
@@ -51,7 +52,8 @@ __all__ = [
     "read_verdict",
     "read_version",
     "references_of",
+    "reject",
     "rollback",
-    "set_canary",
+    "try_out",
     "write_verdict",
 ]

@@ -1,6 +1,7 @@
 """Which version answers for a name: `live.json`, and how it changes.
 
-    {"live": "3", "previous": ["2", "1"], "canary": {"version": "4", "fraction": 0.1}}
+    {"live": "3", "previous": ["2", "1"], "canary": {"version": "4", "fraction": 0.1},
+     "shadow": null}
 
 `previous` holds what was live before, the latest first: what `rollback` goes back to. Every change
 is made under a lock and lands by a rename, so that of two processes that change one pointer at the
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +21,7 @@ from prm.errors import Conflict, InvalidInput, ModelFolderError, UnknownModel
 from prm.files import read_json, write_durably
 from prm.manifest import NAME_PATTERN
 from prm.registry.names import LIVE, STABLE
-from prm.registry.verdicts import read_verdict
+from prm.registry.verdicts import Verdict, read_verdict, write_verdict
 
 LOCK = ".live.lock"
 MOST_PREVIOUS = 10
@@ -28,36 +29,51 @@ MOST_PREVIOUS = 10
 VersionId = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-class Canary(BaseModel):
-    """A version that answers a share of the callers."""
+class Trial(BaseModel):
+    """A version that is tried on a share of the callers."""
 
     model_config = ConfigDict(frozen=True)
 
     version: VersionId
-    fraction: float = Field(gt=0, lt=1)
+    fraction: float = Field(gt=0, le=1)
 
 
 class Pointer(BaseModel):
-    """What answers for a name."""
+    """What answers for a name.
+
+    A canary answers its callers; a shadow scores beside the live version, and nobody sees it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     live: VersionId
     previous: tuple[VersionId, ...] = ()
-    canary: Canary | None = None
+    canary: Trial | None = None
+    shadow: Trial | None = None
 
     @property
     def served(self) -> tuple[str, ...]:
-        """The versions that answer requests."""
-        return (self.live,) if self.canary is None else (self.live, self.canary.version)
+        """The versions that read requests, the live one first."""
+        trials = (trial.version for trial in (self.canary, self.shadow) if trial is not None)
+        return tuple(dict.fromkeys((self.live, *trials)))
 
     def with_live(self, version: str) -> "Pointer":
-        """This version live, the one before it first among the previous; a canary of it ends."""
+        """This version live, the one before it first among the previous; its trials end."""
         if version == self.live:
             return self
         kept = (self.live, *(old for old in self.previous if old not in (version, self.live)))
-        canary = None if self.canary and self.canary.version == version else self.canary
-        return Pointer(live=version, previous=kept[:MOST_PREVIOUS], canary=canary)
+        return self._now(version, kept[:MOST_PREVIOUS])
+
+    def _now(self, live: str, previous: tuple[str, ...]) -> "Pointer":
+        return self.without(live).model_copy(update={"live": live, "previous": previous})
+
+    def without(self, version: str) -> "Pointer":
+        """This version on trial no more."""
+        kept = {
+            kind: None if trial and trial.version == version else trial
+            for kind, trial in (("canary", self.canary), ("shadow", self.shadow))
+        }
+        return self.model_copy(update=kept)
 
 
 def read_pointer(root: Path, name: str) -> Pointer:
@@ -100,12 +116,16 @@ def rollback(root: Path, name: str) -> Pointer:
         if not there:
             raise Conflict(f"{name} has no previous version to go back to", param="name")
         rest = before.previous[before.previous.index(there[0]) + 1 :]
-        canary = before.canary if before.canary and before.canary.version != there[0] else None
-        return _write(root, name, Pointer(live=there[0], previous=rest, canary=canary))
+        return _write(root, name, before._now(there[0], rest))
 
 
-def set_canary(root: Path, name: str, version: str | None, fraction: float = 0.0) -> Pointer:
-    """Let a version answer this share of the callers; None ends the canary.
+Kind = Literal["canary", "shadow"]
+
+
+def try_out(
+    root: Path, name: str, kind: Kind, version: str | None, fraction: float = 0.0
+) -> Pointer:
+    """Let a version answer this share of the callers, or score beside; None ends that.
 
     Raises UnknownModel, Conflict for a version that is rejected or live already, InvalidInput for a
     share that is none.
@@ -114,18 +134,28 @@ def set_canary(root: Path, name: str, version: str | None, fraction: float = 0.0
         if before is None:
             raise UnknownModel(f"no model named {name!r}", param="name")
         if version is None:
-            return _write(root, name, before.model_copy(update={"canary": None}))
-        if not 0 < fraction < 1:
+            return _write(root, name, before.model_copy(update={kind: None}))
+        most = "below 1, for all of them promote it" if kind == "canary" else "at most 1"
+        if not 0 < fraction <= 1 or (kind == "canary" and fraction == 1):
             raise InvalidInput(
-                f"fraction is {fraction:g}; a canary answers a share of the callers between 0 and "
-                "1, for all of them promote it",
+                f"fraction is {fraction:g}; a {kind} takes a share of the callers above 0 and "
+                f"{most}",
                 param="fraction",
             )
         check_may_serve(root, name, version)
         if version == before.live:
             raise Conflict(f"{name}@{version} is live already", param="version")
-        canary = Canary(version=version, fraction=fraction)
-        return _write(root, name, before.model_copy(update={"canary": canary}))
+        trial = Trial(version=version, fraction=fraction)
+        return _write(root, name, before.model_copy(update={kind: trial}))
+
+
+def reject(root: Path, name: str, verdict: Verdict) -> Pointer:
+    """Keep a verdict against a version, and end its trials. Raises UnknownModel."""
+    with changing(root, name) as before:
+        if before is None:
+            raise UnknownModel(f"no model named {name!r}", param="name")
+        write_verdict(root, name, verdict)
+        return _write(root, name, before.without(verdict.version))
 
 
 @contextmanager

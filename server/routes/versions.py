@@ -1,13 +1,14 @@
-"""`POST /v1/prm/models/{name}/promote`, `/rollback`, `/canary`: which version answers."""
+"""`POST /v1/prm/models/{name}/promote`, `/rollback`, `/canary`, `/shadow`: who answers."""
 
 from functools import partial
 
 from fastapi import APIRouter
 
 from prm.errors import UnknownModel
-from prm.registry import promote, rollback, set_canary
+from prm.registry import promote, rollback, try_out
+from prm.registry.pointer import Kind
 from server.deps import KeyFirst, MayAdminister, ServicesDep
-from server.schemas.models import CanaryIn, PrmOut, VersionIn
+from server.schemas.models import PrmOut, TrialIn, VersionIn
 from server.services import Services
 from server.versions import prm_out
 
@@ -32,10 +33,24 @@ async def roll_back(name: str, services: ServicesDep) -> PrmOut:
 
 
 @router.post("/v1/prm/models/{name}/canary")
-async def start_canary(name: str, body: CanaryIn, services: ServicesDep) -> PrmOut:
+async def start_canary(name: str, body: TrialIn, services: ServicesDep) -> PrmOut:
     """Let a version answer a share of the callers; with `version` null it ends."""
+    return await _try_out(services, name, "canary", body)
+
+
+@router.post("/v1/prm/models/{name}/shadow")
+async def start_shadow(name: str, body: TrialIn, services: ServicesDep) -> PrmOut:
+    """Let a version score a share of the requests beside the live one, whose scores are given."""
+    return await _try_out(services, name, "shadow", body)
+
+
+async def _try_out(services: Services, name: str, kind: Kind, body: TrialIn) -> PrmOut:
     change = partial(
-        set_canary, name=_served(services, name), version=body.version, fraction=body.fraction
+        try_out,
+        name=_served(services, name),
+        kind=kind,
+        version=body.version,
+        fraction=body.fraction,
     )
     await services.reloader.change(name, body.version, change)
     return await prm_out(services, name)

@@ -38,14 +38,30 @@ class CalibrationOut(BaseModel):
     responses: int
 
 
-State = Literal["live", "canary", "available", "rejected"]
+State = Literal["live", "canary", "shadow", "available", "rejected"]
 
 
-class CanaryOut(BaseModel):
-    """The version that answers a share of the callers."""
+class TallyOut(BaseModel):
+    """What a version has done since the server began to serve it.
+
+    `score`: the mean over items. `difference` and `distance`: of a shadow, the mean of its score
+    minus the live version's, and the mean of its absolute value.
+    """
+
+    requests: int
+    failures: int
+    items: int
+    score: float | None
+    difference: float | None = None
+    distance: float | None = None
+
+
+class TrialOut(BaseModel):
+    """The version that is tried on a share of the callers, and what was seen of it so far."""
 
     version: str
     fraction: float
+    seen: TallyOut
 
 
 class VersionIn(Wire):
@@ -54,8 +70,8 @@ class VersionIn(Wire):
     version: str = Field(min_length=1, max_length=100)
 
 
-class CanaryIn(Wire):
-    """Which version shall answer how many of the callers; `version` null: none any more."""
+class TrialIn(Wire):
+    """Which version shall be tried on how many of the callers; `version` null: none any more."""
 
     version: str | None = Field(max_length=100)
     fraction: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -80,7 +96,8 @@ class PrmOut(BaseModel):
     object: Literal["prm.model"] = "prm.model"
     family: str
     live: str
-    canary: CanaryOut | None = None
+    canary: TrialOut | None = None
+    shadow: TrialOut | None = None
     previous: str | None = None
     step_separator: str
     aggregation: str

@@ -9,17 +9,18 @@ import pytest
 
 from prm.errors import Conflict, InvalidInput, UnknownModel
 from prm.registry import (
-    Canary,
     Pointer,
     Registry,
+    Trial,
     Verdict,
     make_live,
     next_version,
     promote,
     published,
     read_pointer,
+    reject,
     rollback,
-    set_canary,
+    try_out,
     write_verdict,
 )
 from tests.factories import PRM, publish_tiny_prm
@@ -65,13 +66,13 @@ def test_rollback_passes_over_a_version_that_was_removed(root: Path) -> None:
 
 
 def test_a_canary_lasts_until_it_is_ended_or_promoted(root: Path) -> None:
-    canary = Canary(version="2", fraction=0.25)
-    assert set_canary(root, PRM, "2", 0.25) == Pointer(live="1", canary=canary)
+    canary = Trial(version="2", fraction=0.25)
+    assert try_out(root, PRM, "canary", "2", 0.25) == Pointer(live="1", canary=canary)
     assert {v.key for v in Registry.open(root)} >= {f"{PRM}@1", f"{PRM}@2"}
     assert promote(root, PRM, "3").canary == canary
     assert promote(root, PRM, "2") == Pointer(live="2", previous=("3", "1"))
-    set_canary(root, PRM, "3", 0.5)
-    assert set_canary(root, PRM, None) == Pointer(live="2", previous=("3", "1"))
+    try_out(root, PRM, "canary", "3", 0.5)
+    assert try_out(root, PRM, "canary", None) == Pointer(live="2", previous=("3", "1"))
 
 
 def test_what_its_gate_rejected_never_serves(root: Path) -> None:
@@ -80,7 +81,7 @@ def test_what_its_gate_rejected_never_serves(root: Path) -> None:
     with pytest.raises(Conflict, match=f"{PRM}@2 was rejected by its gate: F1 fell by 0.2"):
         promote(root, PRM, "2")
     with pytest.raises(Conflict, match="rejected"):
-        set_canary(root, PRM, "2", 0.1)
+        try_out(root, PRM, "canary", "2", 0.1)
     assert promote(root, PRM, "3").live == "3"
 
 
@@ -100,13 +101,23 @@ def test_an_unknown_version_is_named_beside_those_there_are(root: Path, version:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 2.0, -0.5, float("nan")])
 def test_a_canary_answers_a_share(root: Path, fraction: float) -> None:
-    with pytest.raises(InvalidInput, match="between 0 and 1"):
-        set_canary(root, PRM, "2", fraction)
+    with pytest.raises(InvalidInput, match="a share of the callers above 0"):
+        try_out(root, PRM, "canary", "2", fraction)
+
+
+def test_a_shadow_may_see_every_request_and_ends_when_it_is_rejected(root: Path) -> None:
+    pointer = try_out(root, PRM, "shadow", "2", 1.0)
+    assert pointer.served == ("1", "2")
+    try_out(root, PRM, "canary", "3", 0.5)
+    reject(root, PRM, Verdict(version="2", passed=False, reason="too slow"))
+    assert read_pointer(root, PRM) == Pointer(live="1", canary=Trial(version="3", fraction=0.5))
+    with pytest.raises(Conflict, match="too slow"):
+        try_out(root, PRM, "shadow", "2", 1.0)
 
 
 def test_a_canary_is_not_what_is_live(root: Path) -> None:
     with pytest.raises(Conflict, match="live already"):
-        set_canary(root, PRM, "1", 0.5)
+        try_out(root, PRM, "canary", "1", 0.5)
 
 
 def test_pointers_that_many_processes_change_at_once_are_changed_one_by_one(root: Path) -> None:

@@ -32,11 +32,12 @@ def scoring(urls: dict[str, str], registry: Registry) -> Scoring:
     return Scoring(urls, SecretStr(KEY), registry)
 
 
-async def refusal(ours: Scoring) -> str:
+async def refusal(ours: Scoring, registry: Registry) -> str:
     """What scoring says where neither the engine nor a vLLM server runs."""
     response, steps = join_steps(STEPS, "\n")
     item = Trajectory(messages=user(PROBLEM), response=response, steps=steps)
-    (scorer,) = ours.scorers(EngineClient([], EngineOptions())).values()
+    snapshot = ours.snapshot(registry, EngineClient([], EngineOptions()))
+    (scorer,) = snapshot.scorers.values()
     with pytest.raises(Unavailable) as refused:
         await scorer.score([item])
     await ours.aclose()
@@ -46,8 +47,8 @@ async def refusal(ours: Scoring) -> str:
 @pytest.mark.anyio
 async def test_without_urls_the_engine_scores(registry: Registry) -> None:
     ours = scoring({}, registry)
-    assert set(ours.engine_folders) == {version.folder for version in registry}
-    assert "the engine is starting" in await refusal(ours)
+    assert set(ours.engine_folders(registry)) == {version.folder for version in registry}
+    assert "the engine is starting" in await refusal(ours, registry)
 
 
 @pytest.mark.parametrize("urls", [{PRM: URL, POLICY: URL}, {f"{PRM}@1": URL, f"{POLICY}@1": URL}])
@@ -57,8 +58,8 @@ async def test_the_engine_does_not_hold_what_is_scored_elsewhere(
 ) -> None:
     ours = scoring(urls, registry)
     # The policy still writes here.
-    assert [folder.parent.name for folder in ours.engine_folders] == [POLICY]
-    assert "the vLLM server at 127.0.0.1:9 does not answer" in await refusal(ours)
+    assert [folder.parent.name for folder in ours.engine_folders(registry)] == [POLICY]
+    assert "the vLLM server at 127.0.0.1:9 does not answer" in await refusal(ours, registry)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,12 @@ def root(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swapping(root: Path) -> Iterator[RunningServer]:
-    with rung_serve(root, RUNG_RELOAD_POLL_S="0.05") as running:
+    with rung_serve(
+        root,
+        RUNG_RELOAD_POLL_S="0.05",
+        RUNG_CANARY_DRIFT="0.01",
+        RUNG_CANARY_REQUESTS="80",
+    ) as running:
         yield running
 
 
@@ -100,7 +105,7 @@ def test_rollback_goes_back_and_says_when_it_cannot(http: httpx2.Client, root: P
 
 def test_a_canary_answers_the_same_callers_every_time(http: httpx2.Client) -> None:
     told = change(http, "canary", version="2", fraction=0.3).json()
-    assert told["canary"] == {"version": "2", "fraction": 0.3}
+    assert (told["canary"]["version"], told["canary"]["fraction"]) == ("2", 0.3)
     assert {v["id"]: v["state"] for v in told["versions"]} == {
         "1": "live",
         "2": "canary",
@@ -116,12 +121,53 @@ def test_a_canary_answers_the_same_callers_every_time(http: httpx2.Client) -> No
     assert {score(http, **{"X-Rung-Caller": c})["model_version"] for c in callers} == {"1"}
 
 
+def test_a_shadow_scores_beside_and_nobody_sees_it(http: httpx2.Client) -> None:
+    assert change(http, "shadow", version="3", fraction=1.0).status_code == 200
+    for _ in range(5):
+        assert score(http)["model_version"] == "1"
+
+    def seen() -> dict[str, Any]:
+        return dict(http.get(f"/v1/prm/models/{PRM}").json()["shadow"]["seen"])
+
+    poll(lambda: seen()["items"] == 5, seconds=10, what="the shadow's scores")
+    ours, theirs = score(http), score(http, f"{PRM}@3")
+    apart = theirs["data"][0]["score"] - ours["data"][0]["score"]
+    assert seen()["difference"] == pytest.approx(apart, abs=1e-4)
+    assert seen()["distance"] == pytest.approx(abs(apart), abs=1e-4)
+    assert change(http, "shadow", version=None).json()["shadow"] is None
+
+
+def test_a_canary_whose_scores_drift_is_ended_and_rejected(
+    http: httpx2.Client, root: Path, offline: dict[str, list[float]]
+) -> None:
+    # The tiny models' scores are far apart, and this server's limit is narrow.
+    assert abs(min(offline["2"]) - min(offline["1"])) > 0.02
+    try:
+        change(http, "canary", version="2", fraction=0.5)
+        for number in range(240):
+            score(http, **{"X-Rung-Caller": f"user-{number}"})
+        told: dict[str, Any] = {}
+
+        def is_ended() -> bool:
+            told.update(http.get(f"/v1/prm/models/{PRM}").json())
+            return told["canary"] is None
+
+        poll(is_ended, seconds=10, what="the end of the canary")
+        (second,) = (version for version in told["versions"] if version["id"] == "2")
+        assert second["state"] == "rejected"
+        assert "as a canary its mean score was" in second["reason"]
+        assert change(http, "promote", version="2").status_code == 409
+        assert score(http)["model_version"] == "1"
+    finally:
+        (root / PRM / "gate" / "2.json").unlink(missing_ok=True)
+
+
 BAD: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "unknown version": ("promote", {"version": "99"}, 404, "it has 1, 2, 3"),
     "a path": ("promote", {"version": "../1"}, 404, "no version"),
     "no version": ("promote", {}, 422, "version"),
     "a field too many": ("promote", {"version": "2", "force": True}, 422, "force"),
-    "all callers": ("canary", {"version": "2", "fraction": 2}, 400, "between 0 and 1"),
+    "all callers": ("canary", {"version": "2", "fraction": 2}, 400, "above 0 and below 1"),
     "the live one": ("canary", {"version": "1", "fraction": 0.5}, 409, "live already"),
     "an unknown canary": ("canary", {"version": "x", "fraction": 0.5}, 404, "no version"),
 }
