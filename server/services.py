@@ -49,9 +49,7 @@ class Services:
         self.trials = Trials(settings.canary_limits, self._reject)
         self.telemetry.watch_versions(self.serving, lambda: self.reloader.failures)
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
-        self.policies = Policies(
-            lambda: self.serving.policies, _policy_server(settings, policies)
-        )
+        self.policies = Policies(lambda: self.serving.policies, _policy_server(settings, policies))
         if self.policies.breaker is not None:
             self.telemetry.watch_policy_server(self.policies.breaker)
         self.scores = ScoreService(
