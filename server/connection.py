@@ -51,6 +51,12 @@ class Connection:
     url: str | None
     api_key: str | None
 
+    async def change_version(self, name: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Have the server at `url` change which version answers. Raises RungError."""
+        async with self.open() as answers:
+            assert isinstance(answers, _Remote)
+            return await answers.change_version(name, what, body)
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Answers]:
         """The server at `url`, or an engine of our own for as long as this is open."""
@@ -131,6 +137,11 @@ class _Remote:
 
     async def search(self, request: dict[str, Any]) -> SearchResponse:
         return self._parsed(SearchResponse, await self._call("POST", "/v1/search", request))
+
+    async def change_version(self, name: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        path = f"/v1/prm/models/{quote(name, safe='')}/{what}"
+        answer = self._parsed(PrmOut, await self._call("POST", path, body))
+        return answer.model_dump()
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:

@@ -90,14 +90,9 @@ def _trial_out(services: Services, name: str, trial: Trial | None) -> TrialOut |
 
 
 def _state(pointer: Pointer, version: ModelVersion, verdict: Verdict | None) -> State:
-    version_id = version.manifest.version
-    if version_id == pointer.live:
-        return "live"
-    if pointer.canary is not None and version_id == pointer.canary.version:
-        return "canary"
-    if pointer.shadow is not None and version_id == pointer.shadow.version:
-        return "shadow"
-    return "rejected" if verdict is not None and not verdict.passed else "available"
+    state = pointer.state_of(version.manifest.version)
+    is_rejected = state == "available" and verdict is not None and not verdict.passed
+    return "rejected" if is_rejected else state
 
 
 def _version_out(

@@ -57,6 +57,16 @@ class Pointer(BaseModel):
         trials = (trial.version for trial in (self.canary, self.shadow) if trial is not None)
         return tuple(dict.fromkeys((self.live, *trials)))
 
+    def state_of(self, version: str) -> Literal["live", "canary", "shadow", "available"]:
+        """What a version does under this pointer."""
+        if version == self.live:
+            return "live"
+        if self.canary is not None and version == self.canary.version:
+            return "canary"
+        if self.shadow is not None and version == self.shadow.version:
+            return "shadow"
+        return "available"
+
     def with_live(self, version: str) -> "Pointer":
         """This version live, the one before it first among the previous; its trials end."""
         if version == self.live:
