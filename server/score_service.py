@@ -49,7 +49,6 @@ class ScoreService:
         lease: Lease,
         started: float,
     ) -> ScoreResponse:
-        pointer = lease.registry.pointers.get(scorer.manifest.name)
         known = await current_calibrations(lease.registry, scorer.version)
         calibration = calibration_for(request, scorer.version, known)
         _check_include(request, scorer)
@@ -64,9 +63,9 @@ class ScoreService:
         except InvalidInput as error:
             raise _named_as_sent(error, request) from error
         except RungError as error:
-            self._trials.failed(scorer.version, pointer, error)
+            self._trials.failed(scorer.version, error)
             raise
-        self._trials.scored(scorer.version, pointer, batch)
+        self._trials.scored(scorer.version, batch)
         if shadow is not None and not request.reference_compat and calibration is None:
             self._score_beside(shadow, trajectories, request, batch)
         self._telemetry.scored(scorer.version, batch, time.perf_counter() - started)

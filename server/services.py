@@ -46,7 +46,11 @@ class Services:
             poll_s=settings.reload_poll_s,
             on_swap=self.telemetry.swapped,
         )
-        self.trials = Trials(settings.canary_limits, self._reject)
+        self.trials = Trials(
+            settings.canary_limits,
+            lambda name: self.serving.registry.pointers.get(name),
+            self._reject,
+        )
         self.telemetry.watch_versions(self.serving, lambda: self.reloader.failures)
         policies = [v for v in registry.live() if isinstance(v.manifest, PolicyManifest)]
         self.policies = Policies(lambda: self.serving.policies, _policy_server(settings, policies))

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prm.errors import ModelFault, RungError
 from prm.manifest import ModelVersion
@@ -71,32 +71,47 @@ class Limits:
     least_requests: int = 50
 
 
-@dataclass(slots=True)
 class Trials:
-    """Tallies by version, and what follows from them. `reject` ends a canary's trial."""
+    """What was seen of each name's versions since its pointer last changed, and what follows.
 
-    limits: Limits
-    reject: Callable[[str, Verdict], Awaitable[None]]
-    tallies: dict[str, Tally] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _rejected: set[str] = field(default_factory=set)
+    `reject` ends a canary's trial.
+    """
 
-    def tally(self, key: str) -> Tally:
-        """Of a version, from now on if it has none yet."""
-        return self.tallies.setdefault(key, Tally())
+    def __init__(
+        self,
+        limits: Limits,
+        pointer_of: Callable[[str], Pointer | None],
+        reject: Callable[[str, Verdict], Awaitable[None]],
+    ) -> None:
+        self._limits = limits
+        self._pointer_of = pointer_of
+        self._reject = reject
+        self._seen: dict[str, tuple[Pointer, dict[str, Tally]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def scored(self, version: ModelVersion, pointer: Pointer | None, batch: ScoredBatch) -> None:
-        """A version has answered a request for its name."""
-        self.tally(version.key).add([item.score for item in batch.items])
-        self._judge(version, pointer)
+    def tally(self, name: str, version: str) -> Tally | None:
+        """Of a version that answers or is tried now; None of any other."""
+        pointer = self._pointer_of(name)
+        if pointer is None or version not in pointer.served:
+            return None
+        if name not in self._seen or self._seen[name][0] != pointer:
+            self._seen[name] = pointer, {each: Tally() for each in pointer.served}
+        return self._seen[name][1][version]
 
-    def failed(self, version: ModelVersion, pointer: Pointer | None, error: RungError) -> None:
+    def scored(self, version: ModelVersion, batch: ScoredBatch) -> None:
+        """A version has answered a request; a shadow only does when it is asked for by name."""
+        tally = self.tally(version.manifest.name, version.manifest.version)
+        if tally is not None and not self._is_shadow(version):
+            tally.add([item.score for item in batch.items])
+            self._judge(version)
+
+    def failed(self, version: ModelVersion, error: RungError) -> None:
         """A version could not answer. Only what is its own fault counts."""
-        if isinstance(error, ModelFault):
-            tally = self.tally(version.key)
+        tally = self.tally(version.manifest.name, version.manifest.version)
+        if tally is not None and isinstance(error, ModelFault):
             tally.requests += 1
             tally.failures += 1
-            self._judge(version, pointer)
+            self._judge(version)
 
     def beside(
         self, version: ModelVersion, live: ScoredBatch, score: Callable[[], Awaitable[ScoredBatch]]
@@ -114,31 +129,36 @@ class Trials:
     async def _shadow(
         self, version: ModelVersion, live: ScoredBatch, score: Callable[[], Awaitable[ScoredBatch]]
     ) -> None:
-        tally = self.tally(version.key)
         try:
             found = await score()
         except RungError as error:
-            tally.requests += 1
-            tally.failures += 1
             logger.warning("shadow %s: %s", version.key, error)
+            self.failed(version, error)
+            return
+        tally = self.tally(version.manifest.name, version.manifest.version)
+        if tally is None:
             return
         tally.add([item.score for item in found.items])
         apart = [a.score - b.score for a, b in zip(found.items, live.items, strict=True)]
         tally.difference += math.fsum(apart)
         tally.distance += math.fsum(map(abs, apart))
 
-    def _judge(self, version: ModelVersion, pointer: Pointer | None) -> None:
-        if pointer is None or pointer.canary is None or version.key in self._rejected:
+    def _is_shadow(self, version: ModelVersion) -> bool:
+        pointer = self._pointer_of(version.manifest.name)
+        return pointer is not None and pointer.state_of(version.manifest.version) == "shadow"
+
+    def _judge(self, version: ModelVersion) -> None:
+        name, version_id = version.manifest.name, version.manifest.version
+        pointer, tallies = self._seen[name]
+        if pointer.canary is None or version_id != pointer.canary.version:
             return
-        name = version.manifest.name
-        if version.manifest.version != pointer.canary.version:
-            return
-        reason = why_not(self.tally(version.key), self.tally(f"{name}@{pointer.live}"), self.limits)
+        reason = why_not(tallies[version_id], tallies[pointer.live], self._limits)
         if reason is not None:
-            self._rejected.add(version.key)
+            # Once, also while the pointer is being changed.
+            tallies[version_id] = Tally()
             logger.error("canary %s is ended: %s", version.key, reason)
-            verdict = Verdict(version=version.manifest.version, passed=False, reason=reason)
-            self._begin(self.reject(name, verdict))
+            verdict = Verdict(version=version_id, passed=False, reason=reason)
+            self._begin(self._reject(name, verdict))
 
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

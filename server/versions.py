@@ -17,6 +17,7 @@ from server.schemas.models import (
     VersionOut,
 )
 from server.services import Services
+from server.trials import Tally
 
 
 async def prm_out(services: Services, name: str) -> PrmOut:
@@ -73,7 +74,7 @@ def _listed(registry: Registry, name: str) -> list[tuple[ModelVersion, Verdict |
 def _trial_out(services: Services, name: str, trial: Trial | None) -> TrialOut | None:
     if trial is None:
         return None
-    tally = services.trials.tally(f"{name}@{trial.version}")
+    tally = services.trials.tally(name, trial.version) or Tally()
     shadowed = tally.items if services.registry.pointers[name].shadow == trial else 0
     return TrialOut(
         version=trial.version,
