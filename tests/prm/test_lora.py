@@ -19,7 +19,7 @@ from prm.errors import ModelFolderError
 from prm.families.base import LogprobRead
 from prm.families.implicit import SPEC, ImplicitRecipe
 from prm.manifest import ModelRef, ModelVersion
-from prm.registry import Registry
+from prm.registry import Registry, read_version
 from prm.scorer import Scorer
 from prm.weights import ADAPTER, ADAPTER_CONFIG
 from tests.adapters import PROJECTIONS, edit, edit_tensors, lend_files, save_adapter, stage_base
@@ -207,6 +207,18 @@ def publish_pair(root: Path, form: str, **recipe: Any) -> tuple[ModelVersion, Mo
     return publish_prm(root, "prm", SPEC.name, family, stage), policy
 
 
+def publish_proven_pair(root: Path, form: str) -> tuple[ModelVersion, ModelVersion]:
+    """The same with golden scores that come out, so that an engine takes them."""
+    prm, policy = publish_pair(root, form)
+    for version in (policy, prm):
+        path = version.folder / "manifest.json"
+        content = json.loads(path.read_text())
+        shared = BaseLM.load(policy.folder)
+        content["golden"][0]["raw"] = [golden_value(version, shared, prm)]
+        path.write_text(json.dumps(content))
+    return read_version(prm.folder), read_version(policy.folder)
+
+
 async def test_an_implicit_prm_is_a_base_with_its_adapter_on_over_it_off(tmp_path: Path) -> None:
     prm, policy = publish_pair(tmp_path, "everything")
     shared = BaseLM.load(policy.folder)
@@ -231,13 +243,7 @@ async def test_an_implicit_prm_is_a_base_with_its_adapter_on_over_it_off(tmp_pat
 
 @pytest.mark.slow
 async def test_a_registry_serves_an_adapter_from_one_engine(tmp_path: Path) -> None:
-    prm, policy = publish_pair(tmp_path, "head by rank")
-    for version in (policy, prm):
-        path = version.folder / "manifest.json"
-        content = json.loads(path.read_text())
-        shared = BaseLM.load(policy.folder)
-        content["golden"][0]["raw"] = [golden_value(version, shared, prm)]
-        path.write_text(json.dumps(content))
+    prm, policy = publish_proven_pair(tmp_path, "head by rank")
     registry = Registry.open(tmp_path)
     client = EngineClient([v.folder for v in registry], EngineOptions(threads=1))
     client.start()
