@@ -16,7 +16,7 @@ from prm.aggregation import AggregationName
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families.base import EncodedTrajectory, FamilyScores, step_score
-from prm.families.generative import load_verifier
+from prm.families.generative import load_generative
 from prm.families.verdicts import GenerativeRecipe
 from prm.manifest import ModelVersion
 from prm.scorer import ScoredBatch, StepScorer, encode_all, of_item
@@ -30,13 +30,13 @@ class GenerativeScorer(StepScorer):
 
     def __init__(self, version: ModelVersion, model: VerdictModel) -> None:
         super().__init__(version)
-        self._verifier = load_verifier(version, ChatTokenizer(version.folder))
+        self._family = load_generative(version, ChatTokenizer(version.folder))
         self._model = model
 
     @property
     def recipe(self) -> GenerativeRecipe:
         """See `StepScorer.recipe`."""
-        return self._verifier.recipe
+        return self._family.recipe
 
     def check(self, trajectory: Trajectory) -> None:
         """See `StepScorer.check`. What passes has room for a verdict on every step."""
@@ -51,7 +51,7 @@ class GenerativeScorer(StepScorer):
         """
         self._check_aggregation(aggregation)
         started = time.perf_counter()
-        silent = await asyncio.to_thread(encode_all, self._verifier, trajectories)
+        silent = await asyncio.to_thread(encode_all, self._family, trajectories)
         encoded = time.perf_counter()
         items = await all_or_none(
             [
@@ -67,7 +67,7 @@ class GenerativeScorer(StepScorer):
         )
 
     def _encode(self, trajectory: Trajectory) -> EncodedTrajectory:
-        return self._verifier.encode(trajectory)
+        return self._family.encode(trajectory)
 
     async def _item(
         self,
@@ -77,7 +77,7 @@ class GenerativeScorer(StepScorer):
         aggregation: AggregationName | None,
     ) -> ScoredTrajectory:
         lengths = [len(read.ids) for read in silent.reads]
-        run = Verification(self._verifier, self._model, trajectory, lengths)
+        run = Verification(self._family, self._model, trajectory, lengths)
         try:
             raws = await run.raws()
         except InvalidInput as error:

@@ -94,27 +94,27 @@ class Verification:
 
     def __init__(
         self,
-        verifier: GenPrm | ThinkPrm,
+        family: GenPrm | ThinkPrm,
         model: VerdictModel,
         trajectory: Trajectory,
         silent: Sequence[int],
     ) -> None:
         self.cost = Cost()
-        self._verifier = verifier
-        self._recipe = verifier.recipe
+        self._family = family
+        self._recipe = family.recipe
         self._model = model
         self._trajectory = trajectory
         self._silent = silent
 
     async def raws(self) -> list[float]:
         """The logit of every step. Raises InvalidInput for a step without a usable verdict."""
-        match self._verifier:
+        match self._family:
             case GenPrm():
-                return await self._conversation(self._verifier)
+                return await self._conversation(self._family)
             case ThinkPrm(recipe=recipe) if recipe.step_scores == "prefix":
-                return await self._prefixes(self._verifier)
+                return await self._prefixes(self._family)
             case ThinkPrm():
-                return await self._chain(self._verifier)
+                return await self._chain(self._family)
 
     async def _conversation(self, genprm: GenPrm) -> list[float]:
         turns: list[str] = []
@@ -230,19 +230,19 @@ class Verification:
         Bytes at its end that make no character are left out: vLLM never hands them over.
         """
         piece = replace(piece, text=piece.text.rstrip("\ufffd"))
-        text = self._verifier.shortened(piece.text, room)
+        text = self._family.shortened(piece.text, room)
         return piece if text == piece.text else replace(piece, text=text, ended_by="length")
 
     async def _verdicts(self, asked: Sequence[tuple[int, ...]]) -> list[float]:
         """The logit of the verdict after each of these ids."""
         for ids in asked:
-            self._verifier.check_length(len(ids), "verified ")
-        reads = [self._verifier.read(ids) for ids in asked]
+            self._family.check_length(len(ids), "verified ")
+        reads = [self._family.read(ids) for ids in asked]
         outputs = (await self._model.read(reads)).outputs
         cached = sum(output.cached_tokens for output in outputs)
         self.cost.cached_tokens += cached
         self.cost.scored_tokens += sum(map(len, asked)) - cached
-        return [self._verifier.raw(output.values) for output in outputs]
+        return [self._family.raw(output.values) for output in outputs]
 
     def _unusable(self, step: int, why: str) -> InvalidInput:
         samples = self._recipe.samples

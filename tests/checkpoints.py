@@ -9,8 +9,9 @@ from tokenizers import AddedToken
 from prm.families import pqm, qwen, skywork
 from prm.families.outcome import OutcomeRecipe
 from prm.families.reason_eval import ReasonEvalRecipe
+from prm.families.repirl import RepirlRecipe
 from prm.families.token_head import TokenHeadRecipe
-from tests import verifiers
+from tests import generative
 from tests.layouts import (
     LLAMA_CONTROL,
     LLAMA_TEMPLATE,
@@ -57,6 +58,13 @@ def stage_pqm(folder: Path) -> None:
     save_layout(tokenizer, folder, template=LLAMA_TEMPLATE, bos=BEGIN, eos="<|eot_id|>")
 
 
+def stage_repirl(folder: Path) -> None:
+    """A classifier with a label per id of its vocabulary."""
+    vocab = qwen_layout().get_vocab_size()
+    layout = RepirlRecipe(outputs=vocab).head
+    stage_qwen(layout, qwen_layout(), architecture="Qwen2ForTokenClassification")(folder)
+
+
 def stage_reason_eval(folder: Path) -> None:
     """Three classes, and a padding token of its own."""
     tokenizer = sentencepiece_layout()
@@ -77,7 +85,7 @@ def stage_reason_eval(folder: Path) -> None:
 def stage_generative(folder: Path) -> None:
     """A causal LM with the words of a verifier."""
     folder.mkdir(exist_ok=True)
-    verifiers.stage(folder)
+    generative.stage(folder)
 
 
 # By family: what the folder is called, and how it is made.
@@ -105,6 +113,7 @@ CHECKPOINTS: Mapping[str, tuple[str, Callable[[Path], None]]] = {
             config={"num_labels": 2},
         ),
     ),
+    "repirl": ("rePIRL", stage_repirl),
     "outcome": (
         "Qwen2.5-Math-RM",
         stage_qwen(

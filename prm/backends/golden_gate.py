@@ -90,7 +90,8 @@ class GoldenGate:
 class VerdictGate(GoldenGate):
     """The same before a generative PRM's model, which also writes.
 
-    Its golden scores are those of verdicts with nothing written before them: see `Verifier.silent`.
+    Its golden scores are those of verdicts with nothing written before them: see
+    `VerdictFamily.silent`.
     """
 
     def __init__(self, version: ModelVersion, model: VerdictModel) -> None:

@@ -32,7 +32,7 @@ def propose(checkpoint: Checkpoint) -> Proposal[GenerativeRecipe]:
     )
 
 
-def load_verifier(version: ModelVersion, tokenizer: ChatTokenizer) -> GenPrm | ThinkPrm:
+def load_generative(version: ModelVersion, tokenizer: ChatTokenizer) -> GenPrm | ThinkPrm:
     """The recipe, bound to a version. Raises ModelFolderError when the tokenizer does not fit."""
     return _bind(version, SPEC.recipe_of(version), tokenizer)
 

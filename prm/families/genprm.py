@@ -23,7 +23,7 @@ from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families.base import HeadRead
 from prm.families.texts import problem_of
-from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, Verifier
+from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, VerdictFamily
 from prm.manifest import ModelVersion
 from prm.types import Message, Trajectory
 
@@ -64,8 +64,8 @@ VERIFY = Block(
 )
 
 
-class GenPrm(Verifier):
-    """A GenPRM version: the ids of each turn. See `Verifier`."""
+class GenPrm(VerdictFamily):
+    """A GenPRM version: the ids of each turn. See `VerdictFamily`."""
 
     def __init__(
         self, version: ModelVersion, recipe: GenerativeRecipe, tokenizer: ChatTokenizer
@@ -75,7 +75,7 @@ class GenPrm(Verifier):
         self.labels = Labels.of(version, tokenizer, VERDICT, YES_NO).single(version, tokenizer)
 
     def silent(self, trajectory: Trajectory) -> list[HeadRead]:
-        """See `Verifier.silent`: every block is empty, every verdict before is Yes."""
+        """See `VerdictFamily.silent`: every block is empty, every verdict before is Yes."""
         self._check_texts(trajectory)
         nothing = [""] * len(self.blocks)
         turns: list[str] = []

@@ -26,7 +26,7 @@ from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
 from prm.families.base import HeadRead
 from prm.families.texts import problem_of, step_field
-from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, Verifier
+from prm.families.verdicts import JOINT, GenerativeRecipe, Labels, VerdictFamily
 from prm.manifest import ModelVersion
 from prm.types import Message, Trajectory
 
@@ -70,8 +70,8 @@ class UnusableChain(Exception):
         self.step = step
 
 
-class ThinkPrm(Verifier):
-    """A ThinkPRM version: the ids of each question. See `Verifier`."""
+class ThinkPrm(VerdictFamily):
+    """A ThinkPRM version: the ids of each question. See `VerdictFamily`."""
 
     def __init__(
         self, version: ModelVersion, recipe: GenerativeRecipe, tokenizer: ChatTokenizer
@@ -84,7 +84,7 @@ class ThinkPrm(Verifier):
         self.labels = labels
 
     def silent(self, trajectory: Trajectory) -> list[HeadRead]:
-        """See `Verifier.silent`: the chain is empty, or nothing but verdicts, all correct."""
+        """See `VerdictFamily.silent`: the chain is empty, or nothing but verdicts, all correct."""
         self._check_texts(trajectory)
         steps = range(1, len(trajectory.steps) + 1)
         if self.recipe.step_scores == "prefix":

@@ -121,7 +121,7 @@ class Labels:
         return self
 
 
-class Verifier(HeadFamily[GenerativeRecipe]):
+class VerdictFamily(HeadFamily[GenerativeRecipe]):
     """What both kinds can do without writing anything.
 
     As a family it reads verdicts with nothing written before them: see `silent`.

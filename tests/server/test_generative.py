@@ -10,8 +10,8 @@ import pytest
 
 from prm.generative_scorer import GenerativeScorer
 from prm.registry import load_version
+from tests.generative import PROBLEM, STEPS, LocalVerdicts, publish_generative, trajectory
 from tests.server.conftest import RunningServer, rung_serve
-from tests.verifiers import PROBLEM, STEPS, LocalVerdicts, publish_verifier, trajectory
 
 ITEM = {"problem": PROBLEM, "steps": list(STEPS)}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -25,8 +25,8 @@ VERDICTS = {"name": "thinkprm", "step_scores": "verdicts", "max_tokens": 8}
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("generative")
     for name, recipe in RECIPES.items():
-        publish_verifier(root, name, recipe)
-    publish_verifier(root, "verdicts", VERDICTS)
+        publish_generative(root, name, recipe)
+    publish_generative(root, "verdicts", VERDICTS)
     return root
 
 

@@ -14,21 +14,21 @@ from prm.backends.writing import VllmVerdicts
 from prm.chat import ChatTokenizer
 from prm.errors import Unavailable
 from prm.families.base import ReadOutput
-from prm.families.generative import load_verifier
+from prm.families.generative import load_generative
 from prm.generative_scorer import GenerativeScorer
 from prm.manifest import ModelVersion
 from prm.registry import read_version
 from prm.verification import Ask, Style
-from tests.integration.vllm.conftest import ServedFolder, VllmServer, running_vllm
-from tests.server.conftest import rung_serve
-from tests.verifiers import (
+from tests.generative import (
     PROBLEM,
     STEPS,
     LocalVerdicts,
-    publish_verifier,
+    publish_generative,
     set_recipe,
     trajectory,
 )
+from tests.integration.vllm.conftest import ServedFolder, VllmServer, running_vllm
+from tests.server.conftest import rung_serve
 
 pytestmark = [pytest.mark.vllm, pytest.mark.anyio]
 
@@ -45,8 +45,8 @@ ITEMS = (trajectory(), trajectory(["2"], problem="1+1"))
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A greedy ThinkPRM, which vLLM serves, and a GenPRM of the same weights."""
     root = tmp_path_factory.mktemp("verifiers")
-    publish_verifier(root, NAME, RECIPE, context=CONTEXT)
-    publish_verifier(root, "sampled", SAMPLED, context=CONTEXT)
+    publish_generative(root, NAME, RECIPE, context=CONTEXT)
+    publish_generative(root, "sampled", SAMPLED, context=CONTEXT)
     return root
 
 
@@ -92,7 +92,7 @@ async def test_verdicts_are_read_as_the_engine_reads_them(
     vllm: VllmServer, root: Path, name: str
 ) -> None:
     version = read_version(root / name / "1")
-    verifier = load_verifier(version, ChatTokenizer(version.folder))
+    verifier = load_generative(version, ChatTokenizer(version.folder))
     reads = [read for item in ITEMS for read in verifier.silent(item)]
     here = (await LocalVerdicts(version).read(reads)).outputs
     async with verdicts(vllm, version) as model:
@@ -163,7 +163,7 @@ async def test_sampled_scores_repeat(vllm: VllmServer, sampled: ModelVersion) ->
 
 
 async def test_golden_scores_must_come_out_there(vllm: VllmServer, tmp_path: Path) -> None:
-    version = publish_verifier(tmp_path, NAME, RECIPE, context=CONTEXT)
+    version = publish_generative(tmp_path, NAME, RECIPE, context=CONTEXT)
     async with verdicts(vllm, version) as model:
         await GenerativeScorer(version, VerdictGate(version, model)).score(ITEMS)
     set_recipe(version, decision_temperature=3.0)

@@ -18,8 +18,8 @@ from prm.steps import join_steps
 from prm.types import Trajectory
 from prm.verification import Ask, Style, Written
 from tests.factories import POLICY, PRM, user
+from tests.generative import LocalVerdicts, publish_generative, set_recipe, trajectory
 from tests.published import LocalBackend, LocalReply
-from tests.verifiers import LocalVerdicts, publish_verifier, set_recipe, trajectory
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +144,7 @@ async def test_who_leaves_does_not_end_the_check_for_the_others(
 
 
 async def test_a_generative_model_writes_nothing_before_it_is_proven(tmp_path: Path) -> None:
-    version = publish_verifier(tmp_path, "verifier", {"name": "thinkprm", "max_tokens": 8})
+    version = publish_generative(tmp_path, "verifier", {"name": "thinkprm", "max_tokens": 8})
     model = LocalVerdicts(version)
     await GenerativeScorer(version, VerdictGate(version, model)).score([trajectory()])
     # The golden trajectory's verdicts first, and those of what was written.
@@ -162,7 +162,7 @@ async def test_who_cannot_write_must_prove_itself_again(tmp_path: Path) -> None:
         async def write(self, asks: Sequence[Ask], style: Style) -> list[Written]:
             raise Unavailable("gone")
 
-    version = publish_verifier(tmp_path, "verifier", {"name": "thinkprm", "max_tokens": 8})
+    version = publish_generative(tmp_path, "verifier", {"name": "thinkprm", "max_tokens": 8})
     model = Failing(version)
     scorer = GenerativeScorer(version, VerdictGate(version, model))
     for number in (1, 2):

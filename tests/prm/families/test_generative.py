@@ -15,7 +15,7 @@ from prm.chat import ChatTokenizer
 from prm.engine.golden import check_golden
 from prm.engine.model import CausalLM
 from prm.errors import InvalidInput, ModelFolderError
-from prm.families.generative import load_verifier
+from prm.families.generative import load_generative
 from prm.families.thinkprm import UnusableChain, verdicts_in
 from prm.families.verdicts import AUTHORS, GenerativeRecipe, mean_logit
 from prm.generative_scorer import GenerativeScorer
@@ -23,16 +23,16 @@ from prm.manifest import ModelVersion
 from prm.registry import read_version
 from prm.types import ScoredTrajectory, Trajectory
 from prm.verification import Written
-from tests.layouts import QWEN_CONTROL, QWEN_TEMPLATE, byte_level_layout, save_layout
-from tests.verifiers import (
+from tests.generative import (
     PROBLEM,
     STEPS,
     LocalVerdicts,
     ScriptedVerdicts,
-    publish_verifier,
+    publish_generative,
     set_recipe,
     trajectory,
 )
+from tests.layouts import QWEN_CONTROL, QWEN_TEMPLATE, byte_level_layout, save_layout
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Publish:
         key = repr((context, sorted(recipe.items())))
         if key not in known:
             root = tmp_path_factory.mktemp("generative")
-            known[key] = publish_verifier(root, "verifier", recipe, context=context)
+            known[key] = publish_generative(root, "verifier", recipe, context=context)
         return known[key]
 
     return publish
@@ -405,7 +405,7 @@ async def test_what_passes_the_check_can_be_scored_to_the_last_token(
     # One step more than the golden trajectory, which must fit a smaller context.
     item = trajectory([*STEPS, "the answer is 9"])
     version = published(name=name, samples=2, temperature=1.0)
-    silent = load_verifier(version, ChatTokenizer(version.folder)).silent(item)
+    silent = load_generative(version, ChatTokenizer(version.folder)).silent(item)
     needs = len(silent[-1].ids) + 1
     for context in (needs, needs + 9, needs + 14, needs + 40):
         tight = published(name=name, samples=2, temperature=1.0, context=context)
@@ -447,11 +447,11 @@ def test_labels_that_are_several_tokens_are_refused(published: Publish, tmp_path
     version = published(name="genprm")
     save_layout(byte_level_layout(QWEN_CONTROL), tmp_path, template=QWEN_TEMPLATE, eos="<|im_end|>")
     with pytest.raises(ModelFolderError, match=r"label 'Yes' .* several tokens"):
-        load_verifier(version, ChatTokenizer(tmp_path))
+        load_generative(version, ChatTokenizer(tmp_path))
 
 
 def test_golden_scores_prove_how_verdicts_are_read(tmp_path: Path) -> None:
-    version = publish_verifier(tmp_path, "verifier", {"name": "genprm"})
+    version = publish_generative(tmp_path, "verifier", {"name": "genprm"})
     models = {version.key: CausalLM.load(version.folder)}
     tokenizer = ChatTokenizer(version.folder)
     check_golden(version, tokenizer, models)

@@ -97,7 +97,7 @@ def stage(folder: Path, *, seed: int = 0, context: int = 2048) -> None:
     save_layout(tokenizer, folder, template=QWEN_TEMPLATE, eos="<|im_end|>")
 
 
-def publish_verifier(
+def publish_generative(
     root: Path, name: str, recipe: Mapping[str, Any], *, context: int = 2048
 ) -> ModelVersion:
     """Publish one with golden scores computed by the engine's own code."""
