@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, FiniteFloat
 
+from prm.errors import InvalidInput
 from prm.families.base import HeadRead, LogprobRead, Read
 
 # vLLM writes -inf so, which JSON cannot (`clamp_prompt_logprobs`).
@@ -180,6 +181,12 @@ class Head:
 def question(read: Read) -> Question:
     """What to ask for this read."""
     match read:
+        case LogprobRead(raw=True):
+            raise InvalidInput(
+                "a head over the vocabulary is read by Rung's own engine alone: vLLM would send "
+                "all of its outputs for every token; take this PRM out of scoring_urls",
+                param="model",
+            )
         case LogprobRead():
             return Logprobs()
         case HeadRead(labels=()):

@@ -75,7 +75,7 @@ class HeadModel(EngineModel):
                     f"the weights hold {name} {list(stored[name].shape)}, which is neither of a "
                     f"{type(body).__name__} nor of the recipe's head ({_listed(shapes)})",
                 )
-        tensors = {name: _read_tensor(stored[name].path, name) for name in shapes}
+        tensors = {name: read_tensor(stored[name].path, name) for name in shapes}
         return cls(
             body,
             [
@@ -98,8 +98,13 @@ class HeadModel(EngineModel):
     def target_logprobs(
         self, hidden: Float[Tensor, "n size"], targets: Int[Tensor, "n"]
     ) -> Float[Tensor, "n"]:
-        """Not of this kind: no family reads log-probs off a head of its own."""
-        raise AssertionError("a head of its own has no vocabulary")
+        """See `LogprobRead.raw`: of a single layer with an output per id, that of each target.
+
+        A row of the head per target: no [tokens, vocabulary] tensor is made.
+        """
+        ((weight, bias),) = self._layers
+        values = (hidden.float() * weight[targets]).sum(-1)
+        return values if bias is None else values + bias[targets]
 
 
 def load_model(
@@ -145,7 +150,8 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
 
 
-def _read_tensor(path: Path, name: str) -> Tensor:
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of a safetensors file, in float32."""
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor.float()

@@ -22,6 +22,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prm.errors import InvalidInput
+from prm.steps import cut_steps, join_steps
+from prm.types import Message, Trajectory
 from prm.validation import first_problem
 
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -65,6 +67,25 @@ class Labelled:
     where: str
     response: _Response
 
+    def trajectory(self, separator: str) -> Trajectory:
+        """The response with its steps; a text is cut at the separator. Raises InvalidInput."""
+        item = self.item()
+        messages = self.response.messages or [{"role": "user", "content": item["problem"]}]
+        try:
+            chat = tuple(Message(**message) for message in messages)
+            if "steps" in item:
+                response, steps = join_steps(item["steps"], separator)
+            else:
+                response = item["response"]
+                steps = cut_steps(response, separator)
+        except TypeError as error:
+            raise InvalidInput(
+                f"{self.where}: messages: each has role and content, and no other field"
+            ) from error
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.where}: {error}") from error
+        return Trajectory(messages=chat, response=response, steps=steps, is_cut="response" in item)
+
     def item(self) -> dict[str, Any]:
         """What a scoring request takes. Raises InvalidInput where there is no text to score."""
         fields = {"problem", "messages", "steps", "response"}
@@ -91,11 +112,12 @@ class Labelled:
         return Scored(
             problem=problem,
             scores=tuple(scores),
-            labels=self._labels(len(scores)),
+            labels=self.labels(len(scores)),
             is_correct=response.correct,
         )
 
-    def _labels(self, count: int) -> tuple[bool | None, ...]:
+    def labels(self, count: int) -> tuple[bool | None, ...]:
+        """One per step, of as many; None: nobody knows. Raises InvalidInput for another number."""
         labels, first_error = self.response.labels, self.response.first_error
         if labels is not None:
             if len(labels) != count:

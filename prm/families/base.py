@@ -24,11 +24,15 @@ from prm.types import Step, StepScore, TokenRewards, Trajectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogprobRead:
-    """Ask for log p(ids[t] | ids[:t]) of every t ≥ first, in float32, under one model."""
+    """Ask for log p(ids[t] | ids[:t]) of every t ≥ first, in float32, under one model.
+
+    `raw`: what the checkpoint's own head over the vocabulary says of ids[t] there, as it is.
+    """
 
     model: str
     ids: tuple[int, ...]
     first: int
+    raw: bool = False
 
     @property
     def width(self) -> int:

@@ -49,6 +49,9 @@ from prm.families.texts import refuse_control_tokens, step_field
 from prm.manifest import Finite, ModelRef, ModelVersion
 from prm.types import Message, TokenRewards, Trajectory
 
+# A step's number: its own reward, or that of all steps up to its end.
+StepValue = Literal["single", "accumulative"]
+
 
 class ImplicitRecipe(Recipe):
     """β of the trained model, its reference, and which of the two values is a step's number.
@@ -60,7 +63,7 @@ class ImplicitRecipe(Recipe):
 
     name: Literal["implicit"] = "implicit"
     beta: Finite = Field(gt=0)
-    step_value: Literal["single", "accumulative"] = "single"
+    step_value: StepValue = "single"
     reference: ModelRef | None
     adapter: bool = False
     step_prefix: str | None = Field(default=None, min_length=1, max_length=64)
@@ -126,7 +129,7 @@ class ImplicitFamily(BoundFamily[ImplicitRecipe]):
         ids = prompt + response.ids + self._end_of_turn
         starts = [start for start, _ in response.char_offsets]
         ends = [bisect_left(starts, end) for end in reading.step_ends]
-        _refuse_step_without_token(trajectory, ends)
+        refuse_step_without_token(trajectory, ends)
         if self._end_of_turn:
             ends[-1] = len(ids) - len(prompt)
         offsets = list(response.char_offsets)
@@ -164,20 +167,28 @@ class ImplicitFamily(BoundFamily[ImplicitRecipe]):
         assert isinstance(encoded, EncodedResponse)
         trained, *reference = [output.values for output in outputs]
         rewards = token_rewards(trained, *reference, beta=self.recipe.beta)
-        singles = step_values(rewards, encoded.step_values)
-        sums = list(accumulate(singles))
-        raws = sums if self.recipe.step_value == "accumulative" else singles
-        return FamilyScores(
-            steps=tuple(
-                replace(step_score(raw), cumulative=value)
-                for raw, value in zip(raws, sums, strict=True)
-            ),
-            tokens=TokenRewards(
-                ids=encoded.ids[encoded.first :],
-                char_offsets=encoded.char_offsets,
-                rewards=rewards,
-            ),
-        )
+        return scores_of(encoded, rewards, self.recipe.step_value)
+
+
+def scores_of(
+    encoded: EncodedResponse, rewards: Sequence[float], step_value: StepValue
+) -> FamilyScores:
+    """Step scores of token rewards: each step's sum, or the sum of all up to its end."""
+    singles = step_values(rewards, encoded.step_values)
+    sums = list(accumulate(singles))
+    return FamilyScores(
+        steps=tuple(
+            replace(step_score(raw), cumulative=value)
+            for raw, value in zip(
+                sums if step_value == "accumulative" else singles, sums, strict=True
+            )
+        ),
+        tokens=TokenRewards(
+            ids=encoded.ids[encoded.first :],
+            char_offsets=encoded.char_offsets,
+            rewards=rewards,
+        ),
+    )
 
 
 def token_rewards(
@@ -194,7 +205,8 @@ def token_rewards(
     return [beta * (ours - theirs) for ours, theirs in zip(trained, reference, strict=True)]
 
 
-def _refuse_step_without_token(trajectory: Trajectory, ends: Sequence[int]) -> None:
+def refuse_step_without_token(trajectory: Trajectory, ends: Sequence[int]) -> None:
+    """Raises InvalidInput for a step that ends where the one before it ends."""
     for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         if start == end:
             raise InvalidInput(

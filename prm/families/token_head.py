@@ -3,9 +3,10 @@
     [bos] {problem}{step 1}{separator}{step 2}{separator}…       every part tokenised alone
 
 AutoModelForTokenClassification: one Linear, read at the last token of each step's separator, where
-training put the step's label (TRL, `trl/experimental/prm`, `tokenize_row`). With two classes raw =
-l₁ − l₀, so that the score is the softmax of the two and LABEL_1 is "correct"; with one output raw
-is that output and the score its sigmoid.
+training put the step's label (TRL, `trl/experimental/prm`, `tokenize_row`); where the recipe has no
+separator, at the step's own last token. With two classes raw = l₁ − l₀, so that the score is the
+softmax of the two and LABEL_1 is "correct"; with one output raw is that output and the score its
+sigmoid.
 
 | recipe | separator | BOS | steps | outputs |
 | --- | --- | --- | --- | --- |
@@ -25,10 +26,9 @@ stands inside a step changes nothing.
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from prm.chat import ChatTokenizer
 from prm.checkpoint import Checkpoint
+from prm.errors import InvalidInput
 from prm.families.base import (
     EncodedTrajectory,
     FamilySpec,
@@ -40,7 +40,7 @@ from prm.families.base import (
 )
 from prm.families.bound import HeadFamily
 from prm.families.proposing import check_architecture, check_head, named_like
-from prm.families.texts import problem_of
+from prm.families.texts import problem_of, step_field
 from prm.manifest import ModelVersion
 from prm.types import Trajectory
 
@@ -48,11 +48,12 @@ from prm.types import Trajectory
 class TokenHeadRecipe(Recipe):
     """What stands behind a step and before the problem, and the head's outputs.
 
-    `bias` tells whether the head has one. `strip_ends` cuts white space at the end of steps.
+    `separator` may be empty, as of texts in which each character is a step. `bias` tells whether
+    the head has one. `strip_ends` cuts white space at the end of steps.
     """
 
     name: Literal["trl", "h4", "pure", "repirl"] = "trl"
-    separator: str = Field(default="\n\n", min_length=1)
+    separator: str = "\n\n"
     bos: bool = True
     strip_ends: bool = False
     outputs: Literal[1, 2] = 2
@@ -90,8 +91,13 @@ class TokenHeadFamily(HeadFamily[TokenHeadRecipe]):
         positions = []
         for step in trajectory.steps:
             text = step.text.rstrip() if self.recipe.strip_ends else step.text
-            ids += self._tokenizer.encode_response(text).ids
-            ids += self._separator
+            tokens = (*self._tokenizer.encode_response(text).ids, *self._separator)
+            if not tokens:
+                raise InvalidInput(
+                    f"step {step.index} has no token, and this recipe writes none behind it",
+                    param=step_field(trajectory, step.index),
+                )
+            ids += tokens
             positions.append(len(ids) - 1)
         return self._read_at(ids, positions, width=self.recipe.outputs)
 

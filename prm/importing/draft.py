@@ -40,7 +40,7 @@ def draft_manifest(
         "golden": tuple(
             GoldenScore(messages=item.chat, steps=item.steps, raw=()) for _, item in items
         ),
-        "training": {"imported_from": origin_of(request.folder)},
+        "training": {"imported_from": origin_of(request.folder), **request.training},
     }
     given = {
         "step_separator": request.step_separator,

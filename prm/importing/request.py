@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from prm.aggregation import PlainAggregation
 from prm.errors import InvalidInput
@@ -16,7 +18,10 @@ from prm.registry import load_version, read_pointer
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRequest:
-    """What to import, as what, and where to. None leaves a choice to the family."""
+    """What to import, as what, and where to. None leaves a choice to the family.
+
+    `training` says in the manifest how it was made, beside the folder that it came from.
+    """
 
     folder: Path
     name: str
@@ -28,6 +33,7 @@ class ImportRequest:
     aggregation: PlainAggregation | None = None
     threshold: float | None = None
     is_policy: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict)
     golden: Path | None = None
     tolerance: float = 0.01
     live: bool = True

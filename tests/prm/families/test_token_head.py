@@ -211,3 +211,13 @@ def test_three_classes_are_no_such_prm(tmp_path: Path) -> None:
     stage_qwen(three, qwen_layout(), architecture=ARCHITECTURE)(tmp_path)
     with pytest.raises(RecipeMismatch, match=r"score\.weight has 3 outputs"):
         propose(Checkpoint.open(tmp_path))
+
+
+async def test_without_a_separator_a_step_is_read_at_its_own_last_token(tmp_path: Path) -> None:
+    recipe = recipe_of("trl", separator="")
+    stage = stage_qwen(recipe.head, qwen_layout(), architecture=ARCHITECTURE)
+    version = publish_prm(tmp_path, "digits", "token_head", recipe, stage, separator="")
+    (scored,) = await score_items(scorer_of(version), [("12=", ["1", "3", "é"])])
+    parts = trl_ids(version.folder, "12=", ["1", "3", "é"], "")
+    wanted = logits_at_ends(version.folder, parts).softmax(-1)[:, 1].tolist()
+    assert [step.score for step in scored.step_scores] == pytest.approx(wanted, abs=1e-4)

@@ -18,6 +18,7 @@ LABELS = {
     "qwen": "qwen-math-prm/1",
     "skywork": "skywork-o1/1",
     "token_head": "trl/1",
+    "repirl": "repirl-actions/1",
     "outcome": "qwen-math-rm/1",
     "reason_eval": "reason-eval/1",
     "pqm": "pqm/1",
