@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
 ITS_VENV := .venv-its
+TRL_VENV := .venv-trl
 # For example PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for a small torch.
 PIP_ARGS ?=
 ARGS ?=
@@ -10,7 +11,7 @@ PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint 
 # Threads that spin while they wait make torch forty times slower beside other work.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score bench-search demo clean
+.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score bench-search bench-train demo clean
 
 setup: $(VENV)/.done
 
@@ -71,9 +72,21 @@ $(ITS_VENV)/.done:
 bench-search: setup $(VLLM_VENV)/.done $(ITS_VENV)/.done
 	$(VENV)/bin/python -m benchmarks.search $(ARGS)
 
+# Another trainer for the same models, in an environment of its own, with the same torch.
+$(TRL_VENV)/.done:
+	$(PYTHON) -m venv $(TRL_VENV)
+	@echo "installing TRL: a few minutes the first time"
+	$(TRL_VENV)/bin/$(PIP) torch==2.13.0
+	$(TRL_VENV)/bin/$(PIP) trl==1.16.0
+	touch $@
+
+# About a quarter of an hour on two cores; ARGS="--quick" only shows that it works.
+bench-train: setup $(TRL_VENV)/.done
+	$(VENV)/bin/python -m benchmarks.training $(ARGS)
+
 # Trains the two bundled models anew, into build/models, and measures them.
 demo: setup
 	$(VENV)/bin/python -m training.demo --out build/models $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(ITS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(ITS_VENV) $(TRL_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -97,7 +97,22 @@ class Contestant:
 def serve_turns(take_turn: Callable[[Any], Mapping[str, Any]]) -> None:
     """The child's side, once it has loaded: a turn for each task on stdin."""
     for line in sys.stdin:
-        print(ANSWER + json.dumps(take_turn(json.loads(line))), flush=True)
+        tell_answer(take_turn(json.loads(line)))
+
+
+def next_task() -> Any:
+    """The child's side, where a library holds the reins: the task of the next turn.
+
+    Ends the process when there is none.
+    """
+    if not (line := sys.stdin.readline()):
+        sys.exit()
+    return json.loads(line)
+
+
+def tell_answer(answer: Mapping[str, Any]) -> None:
+    """The end of a turn."""
+    print(ANSWER + json.dumps(answer), flush=True)
 
 
 def vllm_environment(threads: int) -> dict[str, str]:

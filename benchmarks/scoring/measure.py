@@ -1,16 +1,13 @@
 """What a turn tells of itself: seconds, tokens, peak memory, and a check on the numbers."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.memory import watch_peak
 from benchmarks.scoring.child import Task
 from benchmarks.scoring.shapes import Shape
 from benchmarks.scoring.workloads import QUICK, WORKLOADS, Batch, Sizes
-
-PROC = Path("/proc/self")
 
 # The wanted log-probs of every item of a batch.
 ScoreBatch = Callable[[Batch], Sequence[Sequence[float]]]
@@ -45,22 +42,3 @@ def measured(batches: Sequence[Batch], score: ScoreBatch, *, base_bytes: int) ->
         "mean_logprob": total / count,
         "peak_bytes": peak() - base_bytes,
     }
-
-
-@contextmanager
-def watch_peak() -> Iterator[Callable[[], int]]:
-    """The greatest resident memory of this process from here on, in bytes. Linux only."""
-    (PROC / "clear_refs").write_text("5")  # resets VmHWM: proc(5)
-    yield lambda: _status_bytes("VmHWM")
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process now."""
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-    for line in (PROC / "status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"{field} is in no line of {PROC / 'status'}")

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import resident_bytes
 from benchmarks.scoring.child import Spec, TakeTurn, Task
-from benchmarks.scoring.measure import batches_of, measured, resident_bytes
+from benchmarks.scoring.measure import batches_of, measured
 from benchmarks.scoring.shapes import Shape
 from benchmarks.scoring.workloads import Batch
 from prm.engine.model import CausalLM

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import resident_bytes
 from benchmarks.scoring.child import Spec, TakeTurn, Task
-from benchmarks.scoring.measure import batches_of, measured, resident_bytes
+from benchmarks.scoring.measure import batches_of, measured
 from benchmarks.scoring.shapes import Shape
 from benchmarks.scoring.workloads import Batch, Item
 

@@ -63,10 +63,11 @@ class EngineModel(ABC):
     def fused_for_now(self) -> Iterator[None]:
         """Within, as `fuse`, on a packed copy of the weights as they are at the start.
 
-        For a model that trains: its own weights stay, and must not change within.
+        For a model that trains: its own weights stay, and must not change within. Under autocast
+        the body runs as it is: the copy would be in another precision than the training's.
         """
         assert self._fused is None, "nothing is left of this body's weights to copy"
-        if can_fuse(self._body):
+        if can_fuse(self._body) and not torch.is_autocast_enabled(self.device.type):
             with torch.inference_mode():
                 self._fused = FusedBody(self._body, takes_over=False)
         try:
