@@ -8,9 +8,9 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -109,11 +109,12 @@ def generator(server: OpenAIServer, vllm: PolicyServer) -> Generator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedFolder:
-    """A model folder, the name to serve it under, and flags of its own."""
+    """A model folder, the name to serve it under, and flags and environment of its own."""
 
     name: str
     folder: Path
     flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -145,7 +146,7 @@ def _starting(
             [*_command(model, port), *flags, *model.flags],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | {"VLLM_API_KEY": server.api_key},
+            env=os.environ | ENVIRONMENT | {"VLLM_API_KEY": server.api_key} | model.environment,
             start_new_session=True,
         )
     try:
