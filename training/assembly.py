@@ -1,7 +1,9 @@
 """From a job to what runs it: models, who writes, who grades, who assigns credit."""
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,28 +13,42 @@ import torch
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
+from training.bench import Bench, RolloutBench
 from training.checkpoints import ModelSize, new_model, save_model
 from training.credit.base import Credit
 from training.credit.implicit import ImplicitTeacher
 from training.credit.outcome import OutcomeCredit
 from training.credit.prime import PrimeCredit
-from training.credit.repirl import IrlTeacher, RepirlCredit
-from training.demonstrating import TaskExperts
+from training.credit.repirl import RepirlCredit
 from training.events import Events
-from training.grades import Grader, TaskGrader
-from training.held_out import ResponseReader, policy_figures, prm_figures
+from training.grades import Grader, OutcomeGrader, SharedGrader
+from training.held_out import ResponseReader
+from training.job_models import JobModels
 from training.learner import Learner
 from training.loop import OnlineTraining
+from training.lora import AdaptedLM
 from training.models import TrainedLM
-from training.problems import held_out_problems, problems_of
-from training.settings import Grpo, ImplicitPrm, LambdaGrpo, Prime, Prl, Repirl, Rloo, Sft
-from training.spec import Evaluation, FileData, Optimizer, TaskData, TrainingJob
-from training.supervised import Imitation, OfflineIrl, OfflinePrm
-from training.verified import VerifiedGrader
-from training.verifiers import CodeVerifier, MathVerifier, Verifier, VerifierPool
-from training.writers import InProcessWriter
+from training.prm_assembly import (
+    check_alone,
+    irl_teacher,
+    labelled_steps,
+    prm_learner,
+    step_teacher,
+    trained_prm,
+)
+from training.problems import problems_of
+from training.ranks import ALONE, Ranks
+from training.served import GOLDEN, GOLDEN_PRM
+from training.settings import Grpo, ImplicitPrm, LambdaGrpo, Prime, Prl, Repirl, Rloo, Sft, StepBce
+from training.spec import Evaluation, FileData, LabelledData, TaskData, TrainingJob
+from training.step_labels import MonteCarloLabels, StepLabeller, TaskLabels
+from training.supervised import Imitation, OfflineIrl, OfflinePrm, OfflineSteps
+from training.telling import PrmJudge
+from training.trained_prm import TrainedPrm
+from training.verifiers import CodeVerifier, MathVerifier, TaskJudge, Verifier, VerifierPool
+from training.writers import InProcessWriter, Writer
 
-GOLDEN, NUM_GOLDEN = "golden.jsonl", 8
+NUM_GOLDEN = 8
 # What makes a folder a model's, beside its weights.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -41,7 +57,7 @@ class Training(Protocol):
     """One kind of loop."""
 
     @property
-    def learners(self) -> dict[str, Learner]: ...
+    def learners(self) -> dict[str, Learner[Any]]: ...
     def step(self, number: int) -> dict[str, float]: ...
 
 
@@ -54,63 +70,64 @@ class Run:
     folder: Path
     tokenizer: ChatTokenizer
     training: Training
-    writer: InProcessWriter
-    grader: Grader
-    reader: ResponseReader
+    bench: Bench
     reference: TrainedLM | None
+    prm: TrainedPrm | None
+    ranks: Ranks
 
     def evaluate(self, settings: Evaluation) -> dict[str, float]:
-        """The policy on held-out problems, the same every time, and the PRM where one trains."""
-        problems = held_out_problems(self.job, settings.problems)
-        written = self.writer.write(
-            problems, seed="held-out", policy_step=0, per_problem=settings.per_problem
-        )
-        groups = self.grader.grade(written).groups
-        told = policy_figures(groups, self.reader)
-        prm = self.training.learners.get("prm")
-        if prm is None:
-            return told
-        return told | prm_figures(groups, self.reader, self.tokenizer, prm.model, self.reference)
+        """See `Bench.evaluate`."""
+        return self.bench.evaluate(settings, self.training.learners)
 
     def save_models(self) -> dict[str, Path]:
         """Each trained model as a folder that transformers, vLLM and `rung models import` read."""
         folders = {}
         for name, learner in self.training.learners.items():
             folders[name] = self.out / name
-            learner.model.model.save_pretrained(folders[name])
-            for file in _TOKENIZER_FILES:
+            learner.model.save(folders[name])
+            if isinstance(learner.model, AdaptedLM):
+                learner.model.save_adapter(self.out / f"{name}-adapter")
+            for file in _TOKENIZER_FILES if self.ranks.index == 0 else ():
                 if (self.folder / file).is_file():
                     shutil.copyfile(self.folder / file, folders[name] / file)
         self._write_golden_items()
+        self.ranks.wait()
         return folders
 
     def _write_golden_items(self) -> None:
         """`golden.jsonl`: problems and steps for the golden scores of whoever imports the models.
 
         The importer's own are in plain English, which a model over a small alphabet cannot read.
+        `golden-prm.jsonl`: the same with the raw scores that the trainer's own weights give, which
+        an importer has to come to.
         """
-        written = self.writer.write(
-            held_out_problems(self.job, NUM_GOLDEN), seed="golden", policy_step=0, per_problem=1
-        )
-        lines = []
-        for (rollout,) in written:
-            spans = self.reader.step_spans(rollout.text)
-            steps = [
-                rollout.text[start:end].removesuffix(self.reader.separator) for start, end in spans
-            ]
-            if steps:
-                item = {"problem": rollout.problem.text, "steps": steps}
-                lines.append(json.dumps(item, ensure_ascii=False))
-        (self.out / GOLDEN).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        items = self.bench.items(NUM_GOLDEN, self.training.learners)
+        scored = []
+        for problem, steps in items if self.prm is not None else ():
+            assert self.prm is not None
+            raw = self.prm.raw_of_steps(problem, steps)
+            if raw is not None:
+                scored.append({"problem": problem, "steps": steps, "raw": raw})
+        if self.ranks.index == 0:
+            _write_lines(self.out / GOLDEN, [{"problem": p, "steps": s} for p, s in items])
+            if scored:
+                _write_lines(self.out / GOLDEN_PRM, scored)
 
 
-def assemble(job: TrainingJob, events: Events, out: Path, stack: ExitStack) -> Run:
+def _write_lines(path: Path, items: Sequence[object]) -> None:
+    lines = [json.dumps(item, ensure_ascii=False) for item in items]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def assemble(
+    job: TrainingJob, events: Events, out: Path, stack: ExitStack, ranks: Ranks = ALONE
+) -> Run:
     """Load the models and put a run together; `stack` ends the processes that grade.
 
     Raises InvalidInput, ModelFolderError, and Unavailable where graders cannot work here.
     """
     torch.manual_seed(job.seed)
-    folder = _policy_folder(job, out)
+    folder = _policy_folder(job, out, ranks)
     tokenizer = ChatTokenizer(folder)
     if tokenizer.eos_id is None:
         raise InvalidInput(
@@ -118,64 +135,128 @@ def assemble(job: TrainingJob, events: Events, out: Path, stack: ExitStack) -> R
             "end; set eos_token in its tokenizer_config.json",
             param="policy",
         )
-    policy = TrainedLM.load(folder, device=job.device)
-    reference = _reference(job, folder, policy)
-    writer = InProcessWriter(
-        policy,
-        tokenizer,
-        job.rollouts,
-        max_tokens=_max_tokens(job),
+    check_alone(job, ranks)
+    models = JobModels(job, folder, ranks)
+    policy = models.policy()
+    reference = _reference(job, models, policy)
+    common: dict[str, Any] = {
+        "job": job,
+        "out": out,
+        "folder": folder,
+        "tokenizer": tokenizer,
+        "reference": reference,
+        "ranks": ranks,
+    }
+    if isinstance(job.data, LabelledData):
+        assert isinstance(job.algorithm, StepBce)
+        teacher = step_teacher(job, job.algorithm, models, reference)
+        prm = trained_prm(job, folder, teacher.learner, reference)
+        labelled, measured = labelled_steps(job, job.data, teacher, prm, events)
+        return Run(training=labelled, bench=measured, prm=prm, **common)
+    writer = _writer(job, policy, tokenizer, events, out, stack)
+    grader = SharedGrader(_grader(job.data, stack), ranks)
+    reader = _reader(job.data)
+    training = _training(job, models, tokenizer, policy, reference, writer, grader, reader, events)
+    learner = training.learners.get("prm")
+    own = None if learner is None else trained_prm(job, folder, learner, reference)
+    bench = RolloutBench(
+        job=job,
+        tokenizer=tokenizer,
+        writer=writer,
+        grader=grader,
+        reader=reader,
+        reference=reference,
+        prm=own,
+        ranks=ranks,
     )
-    problems = problems_of(job)
-    grader = _grader(job.data, stack)
-    shared: dict[str, Any] = {"job": job, "problems": problems, "events": events}
-    training: Training
+    return Run(training=training, bench=bench, prm=own, **common)
+
+
+def _training(
+    job: TrainingJob,
+    models: JobModels,
+    tokenizer: ChatTokenizer,
+    policy: TrainedLM,
+    reference: TrainedLM | None,
+    writer: Writer,
+    grader: Grader,
+    reader: ResponseReader,
+    events: Events,
+) -> Training:
+    """The job's loop, of rollouts or of a task's solutions."""
+    shared: dict[str, Any] = {"job": job, "problems": problems_of(job), "events": events}
+    judge = PrmJudge(reader, tokenizer)
+    rolled: dict[str, Any] = {"writer": writer, "grader": grader, "judge": judge, **shared}
     match job.algorithm:
         case Sft():
             assert isinstance(job.data, TaskData)
             learner = Learner("policy", policy, job.optimizer, job.steps)
-            training = Imitation(data=job.data, tokenizer=tokenizer, policy=learner, **shared)
+            return Imitation(data=job.data, tokenizer=tokenizer, policy=learner, **shared)
         case ImplicitPrm() as settings:
             assert reference is not None
-            prm = _prm(job, folder, job.prm_optimizer or job.optimizer)
+            prm = prm_learner(job, models)
             policy.freeze()
-            training = OfflinePrm(
-                writer=writer,
-                grader=grader,
-                prm=prm,
-                teacher=ImplicitTeacher(settings, prm, reference),
-                reference=reference,
-                **shared,
+            teacher = ImplicitTeacher(settings, prm, reference)
+            return OfflinePrm(prm=prm, teacher=teacher, reference=reference, **rolled)
+        case StepBce() as settings:
+            policy.freeze()
+            steps = step_teacher(job, settings, models, reference)
+            labeller: StepLabeller = (
+                TaskLabels(reader)
+                if settings.labels == "step"
+                else MonteCarloLabels(
+                    settings, policy, tokenizer, reader, grader, job.rollouts,
+                    max_tokens=_max_tokens(job),
+                )
+            )  # fmt: skip
+            return OfflineSteps(
+                prm=steps.learner,
+                teacher=steps,
+                labeller=labeller,
+                reader=reader,
+                trained=trained_prm(job, models.folder, steps.learner, reference),
+                **rolled,
             )
         case Repirl() as settings if not job.train_policy:
-            assert reference is not None
             policy.freeze()
-            teacher = _irl_teacher(job, settings, folder, tokenizer, policy, reference)
-            training = OfflineIrl(
-                writer=writer, grader=grader, prm=teacher.learner, teacher=teacher, **shared
-            )
+            irl = irl_teacher(job, settings, models, tokenizer, policy, reference)
+            return OfflineIrl(prm=irl.learner, teacher=irl, **rolled)
         case Rloo() | Grpo() | LambdaGrpo() | Prl() | Prime() | Repirl():
             total = job.steps * job.optimizer.minibatches
-            training = OnlineTraining(
-                writer=writer,
-                grader=grader,
-                credit=_credit(job, folder, tokenizer, policy, reference),
+            return OnlineTraining(
+                credit=_credit(job, models, tokenizer, policy, reference),
                 policy=Learner("policy", policy, job.optimizer, total),
-                **shared,
+                reference=reference,
+                **rolled,
             )
-        case other:
-            raise InvalidInput(f"algorithm: {other.type} cannot be run as a job", param="algorithm")
-    return Run(
-        job=job,
-        out=out,
-        folder=folder,
-        tokenizer=tokenizer,
-        training=training,
-        writer=writer,
-        grader=grader,
-        reader=_reader(job.data),
-        reference=reference,
-    )
+
+
+def _writer(
+    job: TrainingJob,
+    policy: TrainedLM,
+    tokenizer: ChatTokenizer,
+    events: Events,
+    out: Path,
+    stack: ExitStack,
+) -> Writer:
+    """This process; or the job's server, whose connections `stack` ends."""
+    most = _max_tokens(job)
+    if (wanted := job.rollouts.server) is None:
+        return InProcessWriter(policy, tokenizer, job.rollouts, max_tokens=most)
+    if policy.ranks.count > 1:
+        raise InvalidInput(
+            f"rollouts.server: {policy.ranks.count} processes train, and one would have to speak "
+            "for them; start one process, or leave it out",
+            param="rollouts.server",
+        )
+    from training.vllm_writer import VllmWriter
+    from training.weight_updates import RolloutServer, WeightsOnDisk
+
+    folder = (wanted.weights_folder or out) / f"weights-{job.name}"
+    server = RolloutServer(wanted.url, api_key=os.environ.get(wanted.key_variable))
+    weights = WeightsOnDisk(folder, policy)
+    writer = VllmWriter(policy, tokenizer, job.rollouts, server, weights, events, max_tokens=most)
+    return stack.enter_context(writer)
 
 
 def _max_tokens(job: TrainingJob) -> int:
@@ -188,10 +269,10 @@ def _max_tokens(job: TrainingJob) -> int:
 def _grader(data: TaskData | FileData, stack: ExitStack) -> Grader:
     """The task itself where it knows; else workers, which are started here."""
     if isinstance(data, TaskData) and data.task.graded_by == "task":
-        return TaskGrader(data.task)
+        return OutcomeGrader(TaskJudge(data.task))
     is_math = isinstance(data, FileData) and data.grading == "math"
     verifier: Verifier = MathVerifier() if is_math else CodeVerifier()
-    return VerifiedGrader(stack.enter_context(VerifierPool(verifier)))
+    return OutcomeGrader(stack.enter_context(VerifierPool(verifier)))
 
 
 def _reader(data: TaskData | FileData) -> ResponseReader:
@@ -202,46 +283,33 @@ def _reader(data: TaskData | FileData) -> ResponseReader:
 
 def _credit(
     job: TrainingJob,
-    folder: Path,
+    models: JobModels,
     tokenizer: ChatTokenizer,
     policy: TrainedLM,
     reference: TrainedLM | None,
 ) -> Credit:
     match job.algorithm:
         case Repirl() as settings:
-            assert reference is not None
-            teacher = _irl_teacher(job, settings, folder, tokenizer, policy, reference)
+            teacher = irl_teacher(job, settings, models, tokenizer, policy, reference)
             return RepirlCredit(settings, teacher)
         case Prime() as settings:
-            assert job.prm_optimizer is not None
-            return PrimeCredit(settings, _prm(job, folder, job.prm_optimizer), reference)
+            prm = prm_learner(job, models)
+            if settings.update == "never":
+                prm.model.freeze()
+            return PrimeCredit(settings, prm, reference)
         case Rloo() | Grpo() | LambdaGrpo() | Prl() as settings:
-            return OutcomeCredit(settings, reference, tokenizer, job.optimizer.micro_tokens)
+            return OutcomeCredit(
+                settings,
+                reference,
+                tokenizer,
+                job.optimizer.micro_tokens,
+                job.rollouts.temperature,
+            )
         case other:
             raise AssertionError(other)
 
 
-def _irl_teacher(
-    job: TrainingJob,
-    settings: Repirl,
-    folder: Path,
-    tokenizer: ChatTokenizer,
-    policy: TrainedLM,
-    reference: TrainedLM,
-) -> IrlTeacher:
-    if settings.read_out == "head":
-        raise InvalidInput(
-            'algorithm.read_out: a job trains the "log_ratio" read-out; "head" is not built into '
-            "the loop",
-            param="algorithm.read_out",
-        )
-    assert isinstance(job.data, TaskData)
-    experts = TaskExperts(job.data.task, tokenizer, job.demonstrations, job.seed)
-    prm = _prm(job, folder, job.prm_optimizer or job.optimizer)
-    return IrlTeacher(settings, prm, policy, reference, experts)
-
-
-def _policy_folder(job: TrainingJob, out: Path) -> Path:
+def _policy_folder(job: TrainingJob, out: Path, ranks: Ranks) -> Path:
     """The policy's folder; that of a new model is made first, in the run's."""
     if isinstance(job.policy, Path):
         return job.policy
@@ -249,22 +317,18 @@ def _policy_folder(job: TrainingJob, out: Path) -> Path:
     assert isinstance(job.data, TaskData)
     alphabet = job.data.task.alphabet
     size = ModelSize(**{f.name: getattr(job.policy, f.name) for f in fields(ModelSize)})
-    save_model(new_model(size, seed=job.seed, alphabet=alphabet), folder, alphabet=alphabet)
+    if ranks.index == 0:
+        save_model(new_model(size, seed=job.seed, alphabet=alphabet), folder, alphabet=alphabet)
+    ranks.wait()
     return folder
 
 
-def _reference(job: TrainingJob, folder: Path, policy: TrainedLM) -> TrainedLM | None:
-    if not job.algorithm.needs_reference:
+def _reference(job: TrainingJob, models: JobModels, policy: TrainedLM) -> TrainedLM | None:
+    if not (job.algorithm.needs_reference or job.reference_kl_every):
         return None
-    found = TrainedLM.load(job.reference or folder, device=job.device).freeze()
+    found = models.reference()
     _check_same_ids("reference", found, policy)
     return found
-
-
-def _prm(job: TrainingJob, folder: Path, optimizer: Optimizer) -> Learner:
-    """φ, which begins as the policy where the job names no other."""
-    model = TrainedLM.load(job.prm or folder, device=job.device)
-    return Learner("prm", model, optimizer, job.steps)
 
 
 def _check_same_ids(field: str, model: TrainedLM, policy: TrainedLM) -> None:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Generic
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from prm.errors import RungError
+from training.heads import TrainedHead
 from training.models import TrainedLM
 from training.spec import Optimizer
 
@@ -24,16 +26,22 @@ class Diverged(RungError):
         super().__init__(f"{who}, optimizer step {step}: {what}")
 
 
-class Learner:
+# What is not said is a language model.
+M = TypeVar("M", bound=TrainedLM | TrainedHead, default=TrainedLM)
+
+
+class Learner(Generic[M]):
     """Trains `model`. `total` is how many optimizer steps there will be, for the schedule."""
 
-    def __init__(self, who: str, model: TrainedLM, settings: Optimizer, total: int) -> None:
+    def __init__(self, who: str, model: M, settings: Optimizer, total: int) -> None:
         self.model = model
         self.settings = settings
         self.steps = 0
         self._who = who
         self._total = total
         self._weights = model.parameters
+        own = set(map(id, self._weights))
+        self.weights = {n: w for n, w in model.model.named_parameters() if id(w) in own}
         self._optimizer = torch.optim.AdamW(
             self._weights,
             lr=settings.lr,
@@ -50,10 +58,14 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for loss in losses:
-            total += self._finite(loss.item(), "loss")
+            total += loss.item()
             torch.autograd.backward(loss)
+        ranks = self.model.ranks
+        # Behind the last backward, so that ranks find the same and none waits for one that stopped.
+        total = ranks.sum(torch.tensor(total, dtype=torch.float64)).item()
+        self._finite(total, "loss")
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self.settings.max_grad_norm)
-        gradient = self._finite(norm.item(), "gradient's norm")
+        gradient = self._finite(ranks.full(norm).item(), "gradient's norm")
         lr = self.settings.lr * rate(self.settings, self.steps, self._total)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -62,19 +74,19 @@ class Learner:
         self.steps += 1
         return {"loss": total, "grad_norm": gradient, "lr": lr}
 
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run needs: weights, moments and the number of steps."""
-        return {
-            "model": self.model.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "steps": self.steps,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
-        self.model.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.steps = state["steps"]
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's own tensors as `weight.name`. With `weights` and `steps`, all that a resumed run
+        needs; to be written into where it goes on."""
+        found = dict[str, Tensor]()
+        for name, weight in self.weights.items():
+            state = self._optimizer.state[weight]
+            if not state:
+                # What AdamW makes in its first step.
+                state["step"] = torch.zeros((), device=weight.device)
+                state["exp_avg"] = torch.zeros_like(weight)
+                state["exp_avg_sq"] = torch.zeros_like(weight)
+            found |= {f"{name}.{kind}": tensor for kind, tensor in state.items()}
+        return found
 
     def _finite(self, value: float, what: str) -> float:
         if not math.isfinite(value):

@@ -10,6 +10,7 @@ What an algorithm is lies in its credit (`training/credit`) and in the settings 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,11 +22,13 @@ from training.grades import Graded, Grader
 from training.groups import is_flat, is_within
 from training.learner import Learner
 from training.losses import LossPart, averages, policy_loss
+from training.models import TrainedLM
 from training.problems import ProblemSource
-from training.rollout_batch import Group, RolloutBatch, cut_by_tokens
+from training.rollout_batch import Group, RolloutBatch, own_pieces
 from training.settings import PolicySettings, Prime, Repirl
 from training.spec import TrainingJob
-from training.weighting import truncated_importance
+from training.telling import PrmJudge, reference_kl
+from training.weighting import sampler_agreement, truncated_importance
 from training.writers import Writer
 
 
@@ -39,10 +42,12 @@ class OnlineTraining:
     grader: Grader
     credit: Credit
     policy: Learner
+    reference: TrainedLM | None
+    judge: PrmJudge
     events: Events
 
     @property
-    def learners(self) -> dict[str, Learner]:
+    def learners(self) -> dict[str, Learner[Any]]:
         """What trains."""
         prm = self.credit.prm
         return {"policy": self.policy} | ({} if prm is None else {"prm": prm})
@@ -52,12 +57,18 @@ class OnlineTraining:
         told: dict[str, float] = {}
         groups = self._groups_worth_learning_from(number, told)
         if not groups:
-            return told
+            return told | {"tokens": 0.0}
         batch = RolloutBatch.of(groups, self.policy.model.model.device)
         with self.events.phase("old_logprobs"):
             old = self._old_logprobs(batch)
+        told |= self._off_policy(batch, old)
         with self.events.phase("credit"):
             signal = self.credit.assign(batch, old)
+        told |= self.judge.numbers(batch, signal.token_rewards)
+        reference = self._reference_logprobs(number, batch, signal)
+        if reference is not None:
+            told |= reference_kl(old, reference, batch.mask)
+        signal = replace(signal, reference_logprobs=reference)
         with self.events.phase("update"):
             told |= self._update(number, batch, old, signal)
         tokens = float(batch.mask.sum())
@@ -117,6 +128,36 @@ class OnlineTraining:
         micro = self.policy.settings.micro_tokens
         return frozen_logprobs(self.policy.model, batch, micro, temperature=heat)
 
+    def _reference_logprobs(
+        self, number: int, batch: RolloutBatch, signal: Signal
+    ) -> Float[Tensor, "rows time"] | None:
+        """Of the reference, at the temperature that was sampled at: where credit has them, the loss
+        wants them, or the events do in this step."""
+        heat, every = self.job.rollouts.temperature, self.job.reference_kl_every
+        if signal.reference_logprobs is not None and heat == 1.0:
+            return signal.reference_logprobs
+        settings = self.job.algorithm
+        assert isinstance(settings, PolicySettings)
+        is_told = every is not None and number % every == 0
+        if not settings.kl_coefficient and not is_told:
+            return None
+        assert self.reference is not None, "a job with a KL has a reference"
+        with self.events.phase("reference"):
+            micro = self.policy.settings.micro_tokens
+            return frozen_logprobs(self.reference, batch, micro, temperature=heat)
+
+    def _off_policy(self, batch: RolloutBatch, old: Float[Tensor, "rows time"]) -> dict[str, float]:
+        """How far what wrote is from what trains: in optimizer steps, and in log-probs."""
+        behind = [self.policy.steps - rollout.policy_step for rollout in batch.rollouts]
+        told = {"staleness": sum(behind) / len(behind)}
+        if self.writer.is_exact or self.job.rollouts.temperature != 1.0:
+            return told
+        settings = self.job.algorithm
+        assert isinstance(settings, PolicySettings)
+        return told | sampler_agreement(
+            old, batch.sampler_logprobs, batch.mask, cap=settings.importance_cap
+        )
+
     def _update(
         self,
         number: int,
@@ -138,7 +179,7 @@ class OnlineTraining:
             # Weights sum to 1 over the batch: each minibatch is scaled up to a batch's worth.
             losses = self._losses(settings, rows, count, batch, old, signal, parts)
             steps.append(self.policy.step(losses))
-        told = averages(parts)
+        told = averages(parts, self.policy.model.ranks)
         return {f"policy_{name}": value for name, value in told.items()} | {
             "grad_norm": sum(step["grad_norm"] for step in steps) / count,
             "lr": steps[-1]["lr"],
@@ -154,16 +195,18 @@ class OnlineTraining:
         signal: Signal,
         parts: list[LossPart],
     ) -> Iterator[Float[Tensor, ""]]:
-        """The policy's loss on these rows, in parts of the job's micro-batch size."""
+        """The policy's loss on this rank's rows of these, in parts of the micro-batch size."""
         examples, heat = batch.examples, self.job.rollouts.temperature
         corrects = settings.importance_cap > 0 and not self.writer.is_exact and heat == 1.0
-        for some in cut_by_tokens(examples, rows, self.policy.settings.micro_tokens):
-            found = self.policy.model.forward(
+        model = self.policy.model
+        for some in own_pieces(model.ranks, examples, rows, self.policy.settings.micro_tokens):
+            found = model.forward(
                 [examples[row] for row in some],
                 temperature=heat,
                 with_entropies=settings.entropy_coefficient > 0,
             )
-            of = _Piece(torch.tensor(some, device=old.device), found.logprobs.shape[1])
+            own = torch.tensor(some, device=old.device, dtype=torch.long)
+            of = _Piece(own, found.logprobs.shape[1])
             part = policy_loss(
                 settings,
                 found.logprobs,
@@ -171,7 +214,9 @@ class OnlineTraining:
                 of(signal.advantages),
                 of(signal.weights) * scale,
                 of(batch.mask),
-                reference_logprobs=of.maybe(signal.reference_logprobs),
+                reference_logprobs=of.maybe(signal.reference_logprobs)
+                if settings.kl_coefficient
+                else None,
                 entropies=found.entropies,
                 importance=truncated_importance(
                     of(old), of(batch.sampler_logprobs), of(batch.mask), cap=settings.importance_cap

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from training.datasets import Mixture, Source, load_mixture
-from training.spec import FileData, TaskData, TrainingJob
+from training.spec import FileData, LabelledData, TaskData, TrainingJob
 from training.tasks import Task
 from training.types import Problem
 
@@ -61,6 +61,8 @@ def problems_of(job: TrainingJob) -> ProblemSource:
             mixture = Mixture([source], job.seed)
         case FileData(sources=sources):
             mixture = load_mixture(sources, job.seed).mixture
+        case LabelledData():
+            raise AssertionError("labelled responses are no problems to be solved")
     return FixedProblems(mixture, count, most_draws)
 
 
@@ -71,3 +73,5 @@ def held_out_problems(job: TrainingJob, count: int) -> Sequence[Problem]:
             return task.problems(job.seed, count, "validation")
         case FileData(held_out=sources):
             return load_mixture(sources, job.seed).mixture.take(0, count)
+        case LabelledData():
+            raise AssertionError("labelled responses are no problems to be solved")

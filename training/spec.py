@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prm.errors import InvalidInput
 from prm.validation import first_problem
 from training.datasets import SourceSettings
-from training.settings import Algorithm
+from training.settings import Algorithm, PolicySettings, Prime, StepBce
 from training.settings.base import Positive, Share
 from training.tasks import AnyTask
 
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Closed(BaseModel):
@@ -66,6 +67,35 @@ class FileData(Closed):
     separator: str = Field(default="\n\n", min_length=1)
 
 
+class LabelledData(Closed):
+    """Responses whose steps somebody judged: JSON Lines, as docs/training-data.md has them.
+
+    A step of training takes `rollouts.problems` of them. `separator` joins given steps, and cuts
+    whole responses. `held_out` are measured in evaluations.
+    """
+
+    type: Literal["labelled"] = "labelled"
+    files: tuple[Path, ...] = Field(min_length=1)
+    held_out: tuple[Path, ...] = ()
+    separator: str = "\n\n"
+
+
+class Server(Closed):
+    """A vLLM server that writes the rollouts: its address, and which of its models.
+
+    `model` None: the only one. `key_variable` names the environment variable that holds its key,
+    where it wants one. The policy's weights are left for it in `weights_folder`, by default the
+    run's own; it must see that folder under the same name. A server that is away is waited for
+    `patience_s`.
+    """
+
+    url: str = Field(pattern=r"^https?://[^\s/]+(/v1)?/?$")
+    model: str | None = None
+    key_variable: str = "VLLM_API_KEY"
+    weights_folder: Path | None = None
+    patience_s: Positive = 300.0
+
+
 class Rollouts(Closed):
     """How the policy writes: `per_problem` responses to each of `problems` problems a step.
 
@@ -79,6 +109,7 @@ class Rollouts(Closed):
     max_tokens: Count | None = Field(default=None, description="None: what the task needs")
     max_batch: Count = 64
     most_draws: Count = 1
+    server: Server | None = Field(default=None, description="None: this process writes")
 
 
 class Optimizer(Closed):
@@ -98,6 +129,24 @@ class Optimizer(Closed):
     micro_tokens: Count = 16_384
 
 
+class Adapter(Closed):
+    """A LoRA adapter (arXiv 2106.09685): W + (alpha/rank)·B·A, of which only A and B train.
+
+    `target_modules` are names of linear layers, as peft takes them; "all-linear" are all of them
+    but the head.
+    """
+
+    rank: Count = 16
+    alpha: Count = 32
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+    @model_validator(mode="after")
+    def _targets_something(self) -> Self:
+        if not self.target_modules:
+            raise ValueError('target_modules is empty: name some, or write "all-linear"')
+        return self
+
+
 class Evaluation(Closed):
     """Held-out problems, sampled every so many steps and at the end."""
 
@@ -112,17 +161,25 @@ class TrainingJob(Closed):
     With `train_policy` false rePIRL leaves the policy as it is and trains the PRM alone, from
     `demonstrations` per problem beside the rollouts.
     `evaluation` false leaves it out. `checkpoint_every`: steps between states to resume from.
-    `threads`: of torch on a CPU.
+    Events tell the policy's KL to the reference wherever its log-probs are at hand; with
+    `reference_kl_every` they are computed for that in every so many steps.
+    `threads`: of torch on a CPU, in each process. With `adapter` the policy trains as a LoRA
+    adapter on weights that stay, and with `prm_adapter` the PRM. `precision` and
+    `activation_checkpointing`: see `training.reading`.
     """
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     threads: Count = 1
+    precision: Precision = "float32"
+    activation_checkpointing: bool = False
     policy: NewModel | Path
+    adapter: Adapter | None = None
+    prm_adapter: Adapter | None = None
     reference: Path | None = None
     prm: Path | None = None
-    data: Annotated[TaskData | FileData, Field(discriminator="type")]
+    data: Annotated[TaskData | FileData | LabelledData, Field(discriminator="type")]
     algorithm: Algorithm
     train_policy: bool = True
     demonstrations: Count = 1
@@ -132,6 +189,7 @@ class TrainingJob(Closed):
     steps: Count
     checkpoint_every: Count = 50
     evaluation: Evaluation | Literal[False] = Evaluation()
+    reference_kl_every: Count | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -142,7 +200,14 @@ class TrainingJob(Closed):
                 f"rollouts.per_problem is {self.rollouts.per_problem}, and {kind} compares each "
                 f"rollout with others of its problem: set it to {least} or more"
             )
-        if self.algorithm.trains_policy and self.algorithm.trains_prm and not self.prm_optimizer:
+        stays = isinstance(self.algorithm, Prime) and self.algorithm.update == "never"
+        if stays and (self.prm is None or self.prm_optimizer):
+            raise ValueError(
+                'algorithm.update "never" rewards with a PRM that was trained before: give prm, '
+                "and leave prm_optimizer out"
+            )
+        both = self.algorithm.trains_policy and self.algorithm.trains_prm
+        if both and not stays and not self.prm_optimizer:
             raise ValueError(
                 f"{kind} trains a PRM beside the policy: give prm_optimizer, whose lr is usually "
                 "a few times the policy's"
@@ -152,6 +217,9 @@ class TrainingJob(Closed):
             raise ValueError(f"{kind} trains no PRM: leave {name} out")
         if isinstance(self.data, FileData):
             self._check_files(self.data)
+        if self.rollouts.server is not None:
+            self._check_server()
+        self._check_adapters()
         if not self.train_policy and kind != "repirl":
             raise ValueError(
                 f"train_policy false is a form of repirl, not of {kind}; for a PRM of a policy "
@@ -163,6 +231,70 @@ class TrainingJob(Closed):
             raise ValueError(
                 f"policy: {kind} begins with a model that can already write; give a folder, for "
                 'example one that an "sft" job has made'
+            )
+        return self
+
+    def _check_adapters(self) -> None:
+        kind = self.algorithm.type
+        if self.adapter is not None and isinstance(self.policy, NewModel):
+            raise ValueError("adapter: a new model's weights are random and must all train")
+        if self.adapter is not None and not (self.algorithm.trains_policy and self.train_policy):
+            raise ValueError(
+                "adapter: the policy stays as it is in this job: leave it out (the PRM's is "
+                "prm_adapter)"
+            )
+        if self.prm_adapter is not None and not self.algorithm.trains_prm:
+            raise ValueError(f"{kind} trains no PRM: leave prm_adapter out")
+        if self.prm_adapter is not None and getattr(self.algorithm, "update", None) == "never":
+            raise ValueError('algorithm.update "never" trains no PRM: leave prm_adapter out')
+        if getattr(self.algorithm, "read_out", None) != "head":
+            return
+        for name in ("prm_adapter", "activation_checkpointing"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}: a PRM with a head of its own trains whole; leave it out, or take "
+                    'algorithm.read_out "log_ratio"'
+                )
+        if self.precision != "float32":
+            raise ValueError(
+                f'precision "{self.precision}": a PRM with a head of its own trains in float32; '
+                'leave it out, or take algorithm.read_out "log_ratio"'
+            )
+
+    def _check_server(self) -> None:
+        heat, settings = self.rollouts.temperature, self.algorithm
+        if heat != 1.0 and isinstance(settings, PolicySettings) and settings.importance_cap > 0:
+            raise ValueError(
+                f"rollouts.temperature {heat:g} with rollouts.server: vLLM tells log-probs of "
+                "temperature 1, which say nothing of how what it sampled differs from the "
+                "policy's; set temperature to 1, or algorithm.importance_cap to 0"
+            )
+
+    @model_validator(mode="after")
+    def _step_labels_come_from_somewhere(self) -> Self:
+        settings = self.algorithm
+        if self.reference_kl_every and not isinstance(settings, PolicySettings):
+            raise ValueError(
+                f"reference_kl_every: the policy of {settings.type} is not held against a "
+                "reference; leave it out"
+            )
+        if isinstance(self.data, LabelledData):
+            if not isinstance(settings, StepBce) or settings.labels != "step":
+                raise ValueError(
+                    f'data.type "labelled" holds step labels, which {settings.type} does not take'
+                    + (" with labels of its own" if isinstance(settings, StepBce) else "")
+                    + ': set algorithm to {type = "step_bce"}, or take other data'
+                )
+            if self.evaluation and not self.data.held_out:
+                raise ValueError(
+                    "evaluation needs data.held_out, labelled responses that the run does not "
+                    "train on; give some, or set evaluation to false"
+                )
+        elif isinstance(self.data, FileData) and getattr(settings, "labels", None) == "step":
+            raise ValueError(
+                'algorithm.labels "step" takes labels that are there, and files of problems have '
+                'none; set labels to "soft" or "hard" (completions make them), or data.type to '
+                '"labelled"'
             )
         return self
 
@@ -221,6 +353,10 @@ def _with_paths(job: TrainingJob, base: Path) -> TrainingJob:
         for field in ("policy", "reference", "prm")
         if isinstance(folder := getattr(job, field), Path)
     }
+    server = job.rollouts.server
+    if server is not None and server.weights_folder is not None:
+        seen = server.model_copy(update={"weights_folder": base / server.weights_folder})
+        changes["rollouts"] = job.rollouts.model_copy(update={"server": seen})
     if isinstance(job.data, FileData):
         moved = {
             field: tuple(
@@ -230,4 +366,10 @@ def _with_paths(job: TrainingJob, base: Path) -> TrainingJob:
             for field in ("sources", "held_out")
         }
         changes["data"] = job.data.model_copy(update=moved)
+    if isinstance(job.data, LabelledData):
+        there = {
+            field: tuple(base / path for path in getattr(job.data, field))
+            for field in ("files", "held_out")
+        }
+        changes["data"] = job.data.model_copy(update=there)
     return job.model_copy(update=changes)

@@ -1,5 +1,10 @@
 """Shapes in signatures are checked in tests and cost nothing in production."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 with install_import_hook(
@@ -30,3 +35,19 @@ with install_import_hook(
     import training.data
     import training.logprobs
     import training.losses  # noqa: F401
+
+from tests.training.jobs import pupil_job, small_job
+from training.run import run_job
+from training.spec import TrainingJob
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `pupil_job`."""
+    return run_job(pupil_job(), tmp_path_factory.mktemp("pupil") / "run").models["policy"]
+
+
+@pytest.fixture
+def job_of(policy: Path) -> Callable[..., TrainingJob]:
+    """See `small_job`."""
+    return partial(small_job, policy)

@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from prm.chat import ChatTokenizer
+from training.data import Example, encode_problem
+from training.rollout_batch import Written
 from training.spec import TrainingJob
+from training.types import Problem
 
 TASK = {"type": "running_sum", "digits": [4, 4], "slip_probability": 0.5}
 TINY = {
@@ -33,7 +37,7 @@ def pupil_job() -> TrainingJob:
     )
 
 
-def small_job(policy: Path, algorithm: dict[str, Any], **changes: Any) -> TrainingJob:
+def small_job(policy: Path, algorithm: dict[str, Any], /, **changes: Any) -> TrainingJob:
     """A job of three steps; what is given replaces its fields."""
     trains_prm = algorithm["type"] in ("prime", "repirl")
     fields: dict[str, Any] = {
@@ -51,3 +55,18 @@ def small_job(policy: Path, algorithm: dict[str, Any], **changes: Any) -> Traini
     if trains_prm:
         fields["prm_optimizer"] = {"lr": 2e-3}
     return TrainingJob.model_validate(fields | changes)
+
+
+def written(tokenizer: ChatTokenizer, problem: str, text: str) -> Written:
+    """A response without its end token: a served trajectory has none."""
+    asked = Problem(text=problem, answer="0")
+    prompt = encode_problem(tokenizer, asked)
+    ids = tokenizer.encode_response(text).ids
+    return Written(
+        problem=asked,
+        example=Example(ids=(*prompt, *ids), first=len(prompt)),
+        text=text,
+        logprobs=(0.0,) * len(ids),
+        policy_step=0,
+        is_cut=True,
+    )

@@ -21,8 +21,8 @@ from prm.importing import Asked
 from prm.manifest import PrmManifest
 from prm.registry import load_version
 from tests.imports import imported
-from tests.training.test_publishing import written
-from training.assembly import GOLDEN, Run, assemble
+from tests.training.jobs import written
+from training.assembly import Run, assemble
 from training.data import Example
 from training.events import Events
 from training.held_out import ResponseReader, step_rewards
@@ -30,6 +30,7 @@ from training.loop import OnlineTraining
 from training.models import TrainedLM
 from training.rollout_batch import RolloutBatch
 from training.run import CHECKPOINTS, run_job
+from training.served import GOLDEN
 from training.spec import TrainingJob
 from training.state import last_checkpoint
 from training.tasks.running_sum import RunningSum

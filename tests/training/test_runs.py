@@ -10,95 +10,50 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from prm.errors import InvalidInput
+from tests.training.jobs import TASK, TINY
 from training import state
 from training.assembly import assemble
 from training.checkpoints import ModelSize, new_model, save_model
 from training.events import Events, read_events
 from training.learner import Diverged, Learner
 from training.loop import OnlineTraining
-from training.models import TrainedLM
 from training.rollout_batch import RolloutBatch
 from training.run import CHECKPOINTS, EVENTS, Outcome, run_job
 from training.spec import TrainingJob, read_job
 from training.tasks.running_sum import RunningSum
 
-TASK = {"type": "running_sum", "digits": [4, 4], "slip_probability": 0.5}
+STEPS = {"type": "step_bce"}
+LABELLED: dict[str, Any] = {"data": {"type": "labelled", "files": ["labels.jsonl"]}}
 FILES: dict[str, Any] = {"data": {"type": "files", "sources": [{"path": "problems.jsonl"}]}}
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 32,
-}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"type": "rloo"},
     "grpo": {"type": "grpo", "kl_coefficient": 0.01, "entropy_coefficient": 0.001},
     "lambda_grpo": {"type": "lambda_grpo"},
     "prl": {"type": "prl", "eta": 10.0},
     "prl by steps": {"type": "prl", "eta": 10.0, "anchor": "step_start", "step_tokens": 1},
+    "a kl in the reward": {"type": "prl", "eta": 10.0, "kl_in": "reward"},
     "prime": {"type": "prime", "beta": 0.5, "filter": {"low": 0, "high": 1}},
     "prime before": {"type": "prime", "beta": 0.5, "update": "before", "reference": "behaviour"},
     "repirl": {"type": "repirl"},
     "repirl by likelihood": {"type": "repirl", "prm_loss": "mle", "estimator": "grpo"},
+    "repirl with a head": {"type": "repirl", "read_out": "head"},
     "prime with dpo": {"type": "prime", "prm_loss": "dpo", "estimator": "grpo"},
 }
 OFFLINE: dict[str, dict[str, Any]] = {
     f"implicit prm by {loss}": {"type": "implicit_prm", "loss": loss, "beta": 0.5}
     for loss in ("ce", "dpo", "kto", "nca")
+} | {
+    "step bce": {"type": "step_bce"},
+    "step bce by log-ratio": {"type": "step_bce", "read_out": "log_ratio", "beta": 0.5},
+    "step bce by completions": {"type": "step_bce", "labels": "soft", "continuations": 2},
 }
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that imitates slipping pupils, so that it is right now and then."""
-    job = TrainingJob.model_validate(
-        {
-            "name": "pupil",
-            "policy": TINY,
-            "data": {"type": "task", "task": TASK},
-            "algorithm": {"type": "sft"},
-            "rollouts": {"problems": 64},
-            "optimizer": {"lr": 5e-3},
-            "steps": 150,
-            "checkpoint_every": 1000,
-            "evaluation": False,
-        }
-    )
-    return run_job(job, tmp_path_factory.mktemp("pupil") / "run").models["policy"]
-
-
-@pytest.fixture
-def job_of(policy: Path) -> Callable[..., TrainingJob]:
-    """A job of three steps; what is given replaces its fields."""
-
-    def job(algorithm: dict[str, Any], **changes: Any) -> TrainingJob:
-        trains_prm = algorithm["type"] in ("prime", "repirl")
-        fields: dict[str, Any] = {
-            "name": "job",
-            "seed": 3,
-            "policy": policy,
-            "data": {"type": "task", "task": TASK},
-            "algorithm": algorithm,
-            "rollouts": {"problems": 8, "per_problem": 4},
-            "optimizer": {"lr": 1e-3},
-            "steps": 3,
-            "checkpoint_every": 2,
-            "evaluation": False,
-        }
-        if trains_prm:
-            fields["prm_optimizer"] = {"lr": 2e-3}
-        return TrainingJob.model_validate(fields | changes)
-
-    return job
-
-
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(TrainedLM.load(folder).model.state_dict())
+    return load_file(folder / "model.safetensors")
 
 
 def differences(one: Outcome, other: Outcome) -> dict[str, float]:
@@ -124,11 +79,11 @@ def test_every_algorithm_runs_and_tells_what_it_did(
     measured = [event for event in events if event["kind"] == "evaluation"]
     assert [event["step"] for event in measured] == [2, 3]
     assert all(0 <= event["average"] <= event["pass"] <= 1 for event in measured)
-    trains_prm = algorithm["type"] in ("prime", "implicit_prm", "repirl")
+    trains_prm = algorithm["type"] in ("prime", "implicit_prm", "repirl", "step_bce")
     for event in steps:
         assert 0 <= event["reward"] <= 1
         assert event["seconds_rollouts"] > 0
-        if algorithm["type"] != "implicit_prm":
+        if name not in OFFLINE:
             assert 0 < event["entropy"] < math.log(13)
         if trains_prm:
             assert 0 <= event["prm_pair_accuracy"] <= 1
@@ -186,7 +141,7 @@ def test_imitation_then_reinforcement_makes_the_policy_better(
     assert run_job(job, tmp_path / "run").evaluation["average"] > at_first + 0.15
 
 
-@pytest.mark.parametrize("name", ["grpo", "prime", "repirl", "implicit prm by dpo"])
+@pytest.mark.parametrize("name", ["grpo", "prime", "repirl", "implicit prm by dpo", "step bce"])
 def test_a_resumed_run_is_an_uninterrupted_one_to_the_last_bit(
     name: str, job_of: Callable[..., TrainingJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +163,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_to_the_last_bit(
 
     def without_times(folder: Path) -> list[dict[str, Any]]:
         return [
-            {key: value for key, value in event.items() if not key.startswith("seconds")}
+            {n: v for n, v in event.items() if not n.startswith(("seconds", "tokens_per_s"))}
             for event in read_events(folder / EVENTS)
         ]
 
@@ -271,6 +226,18 @@ def test_a_temperature_is_in_the_trainers_log_probs_too(
     told = online(job, tmp_path).step(1)
     assert told["policy_ratio"] == pytest.approx(1.0, abs=1e-5)
     assert told["policy_clipped"] == 0
+
+
+def test_the_drift_from_the_reference_is_told_where_it_is_asked_for(
+    job_of: Callable[..., TrainingJob], tmp_path: Path
+) -> None:
+    training = online(job_of({"type": "rloo"}, reference_kl_every=2), tmp_path)
+    first, second, third = (training.step(number) for number in (1, 2, 3))
+    assert not any(name.startswith("reference_kl") for name in first | third)
+    assert second["reference_kl_k3_response"] > second["reference_kl_k3"] > 0
+    always = online(job_of(ALGORITHMS["prime"]), tmp_path).step(1)
+    assert always["reference_kl_k3"] == pytest.approx(0, abs=1e-5)
+    assert 0 <= always["prm_first_error_f1"] <= 1
 
 
 def test_groups_that_teach_nothing_are_dropped_counted_and_made_up_for(
@@ -422,6 +389,13 @@ def test_a_job_file_is_read_with_paths_relative_to_it(policy: Path, tmp_path: Pa
         (FILES, "only a task knows how long its responses are"),
         (FILES | {"rollouts": {"max_tokens": 5}}, "evaluation needs data.held_out"),
         (FILES | {"algorithm": {"type": "repirl"}, "prm_optimizer": {"lr": 1}}, "demonstrations"),
+        (
+            FILES | {"algorithm": STEPS, "rollouts": {"max_tokens": 5}, "evaluation": False},
+            'labels "step" takes labels that are there, and files of problems have none',
+        ),
+        (LABELLED, 'data.type "labelled" holds step labels, which rloo does not take'),
+        (LABELLED | {"algorithm": STEPS}, "evaluation needs data.held_out, labelled responses"),
+        ({"reference_kl_every": 5, "algorithm": STEPS}, "the policy of step_bce is not held"),
         ({"policy": "nowhere"}, r"policy: .*nowhere is no model folder"),
     ],
 )

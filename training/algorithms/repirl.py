@@ -35,9 +35,12 @@ from training.settings.repirl import Repirl
 def head_rewards(
     head_outputs: Float[Tensor, "rows time"], mask: Bool[Tensor, "rows time"]
 ) -> Float[Tensor, "rows time"]:
-    """r_t = tanh(head(h_t)) with h_t the hidden state *behind* token t (`rm.py`, padded path).
+    """r_t = tanh of what the head says of token t.
 
-    Its unpadded path reads the state before token t, on which the token has no influence.
+    The released head reads the state *behind* token t (`rm.py`, padded path; its unpadded path the
+    one before it, on which the token has no influence), and did not learn in 600 steps of a pilot
+    from scratch: it must compare the token with the one that it would have written. So the head
+    here has an output per action, read in the state before it: (W·h_{t−1} + b)[a_t].
     """
     return head_outputs.tanh().masked_fill(~mask, 0.0)
 

@@ -1,28 +1,35 @@
 """Who gets the credit: from a batch of graded rollouts to what each token weighs in the loss."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from training.data import Example
 from training.learner import Learner
 from training.models import TrainedLM
-from training.rollout_batch import RolloutBatch, cut_by_tokens
+from training.ranks import Ranks
+from training.rollout_batch import RolloutBatch, own_pieces
+
+# What a model says of each response token of some examples, with gradients: log-probs, or rewards.
+TokenValues = Callable[[Sequence[Example]], Float[Tensor, "rows time"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Signal:
     """What the policy's loss takes: constants, 0 outside the batch's mask.
 
-    `weights` sum to 1 over the batch, or less (λ-GRPO). `reference_logprobs` where the loss has a
-    KL term. `metrics` are for the events.
+    `weights` sum to 1 over the batch, or less (λ-GRPO). `token_rewards` are the PRM's before it saw
+    the batch. `reference_logprobs`, at temperature 1, where they are at hand. `metrics` are for the
+    events.
     """
 
     advantages: Float[Tensor, "rows time"]
     weights: Float[Tensor, "rows time"]
+    token_rewards: Float[Tensor, "rows time"] | None = None
     reference_logprobs: Float[Tensor, "rows time"] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -34,7 +41,7 @@ class Credit(Protocol):
     """
 
     @property
-    def prm(self) -> Learner | None:
+    def prm(self) -> Learner[Any] | None:
         """The PRM that trains beside the policy, where there is one."""
         ...
 
@@ -43,33 +50,46 @@ class Credit(Protocol):
         ...
 
 
-@torch.no_grad()
 def frozen_logprobs(
     model: TrainedLM, batch: RolloutBatch, micro_tokens: int, *, temperature: float = 1.0
 ) -> Float[Tensor, "rows time"]:
     """Log-probs of a batch's responses under a model as it is, a piece of the batch at a time."""
-    examples = batch.examples
+    return frozen_values(
+        lambda some: model.logprobs(some, temperature=temperature),
+        batch,
+        micro_tokens,
+        model.ranks,
+    )
+
+
+@torch.no_grad()
+def frozen_values(
+    values_of: TokenValues, batch: RolloutBatch, micro_tokens: int, ranks: Ranks
+) -> Float[Tensor, "rows time"]:
+    """A batch's values without gradients, a piece of it at a time; on each rank all of them."""
     found = torch.zeros(batch.mask.shape, device=batch.mask.device)
-    for rows in cut_by_tokens(examples, range(len(examples)), micro_tokens):
-        part = model.logprobs([examples[row] for row in rows], temperature=temperature)
-        found[torch.tensor(rows, device=found.device), : part.shape[1]] = part
-    return found
+    for rows, part in value_parts(values_of, batch, micro_tokens, ranks):
+        found[rows, : part.shape[1]] = part
+    return ranks.sum(found)
 
 
-def logprob_parts(
-    learner: Learner, batch: RolloutBatch
+def value_parts(
+    values_of: TokenValues, batch: RolloutBatch, micro_tokens: int, ranks: Ranks
 ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some time"]]]:
-    """A batch's log-probs with gradients, in parts of the learner's size, and of which rows."""
+    """This rank's values of a batch in parts of about so many tokens, and which rows they are of."""
     examples = batch.examples
-    micro = learner.settings.micro_tokens
-    for rows in cut_by_tokens(examples, range(len(examples)), micro):
-        part = learner.model.logprobs([examples[row] for row in rows])
-        yield torch.tensor(rows, device=part.device), part
+    for rows in own_pieces(ranks, examples, range(len(examples)), micro_tokens):
+        part = values_of([examples[row] for row in rows])
+        yield torch.tensor(rows, device=part.device, dtype=torch.long), part
 
 
 def surrogate_losses(
-    learner: Learner, batch: RolloutBatch, gradients: Float[Tensor, "rows"]
+    values_of: TokenValues,
+    batch: RolloutBatch,
+    gradients: Float[Tensor, "rows"],
+    micro_tokens: int,
+    ranks: Ranks,
 ) -> Iterator[Float[Tensor, ""]]:
-    """What has the gradient of a loss of each row's summed log-prob; see `training.coupled`."""
-    for rows, part in logprob_parts(learner, batch):
+    """What has the gradient of a loss of each row's summed values; see `training.coupled`."""
+    for rows, part in value_parts(values_of, batch, micro_tokens, ranks):
         yield (gradients[rows] * part.sum(1)).sum()

@@ -17,7 +17,7 @@ from training.algorithms.implicit_prm import (
 )
 from training.algorithms.prime import pair_accuracy
 from training.coupled import score_gradients
-from training.credit.base import frozen_logprobs, logprob_parts, surrogate_losses
+from training.credit.base import frozen_logprobs, surrogate_losses, value_parts
 from training.learner import Learner
 from training.models import TrainedLM
 from training.rollout_batch import RolloutBatch
@@ -26,7 +26,7 @@ from training.settings import ImplicitPrm
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Taught:
-    """`logprobs` are the PRM's before it was trained on this batch."""
+    """`logprobs` are the PRM's before it was trained on this batch, if it was."""
 
     logprobs: Float[Tensor, "rows time"]
     metrics: dict[str, float]
@@ -42,6 +42,7 @@ class ImplicitTeacher:
         self._settings = settings
         self._reference = reference
         self._micro = learner.settings.micro_tokens
+        self._ranks = learner.model.ranks
 
     def teach(self, batch: RolloutBatch, divisor: Float[Tensor, "rows time"]) -> Taught:
         """Minimise the loss on this batch once; `divisor` are log-probs under the reference.
@@ -52,20 +53,25 @@ class ImplicitTeacher:
             # The training forward is the scoring forward: a batch is read once.
             before = torch.zeros_like(divisor)
             metrics = self.learner.step(self._cross_entropy(batch, divisor, before))
+            before = self._ranks.sum(before)
         else:
             before = frozen_logprobs(self.learner.model, batch, self._micro)
             loss, gradients = score_gradients(
                 lambda sums: self._coupled(batch, sums), _sums(before, divisor, batch)
             )
-            metrics = self.learner.step(surrogate_losses(self.learner, batch, gradients))
+            metrics = self.learner.step(
+                surrogate_losses(
+                    self.learner.model.logprobs, batch, gradients, self._micro, self._ranks
+                )
+            )
             metrics["loss"] = float(loss)
-        sums = _sums(before, divisor, batch)
-        told = {f"prm_{name}": value for name, value in metrics.items()} | {
-            # Of the PRM before it saw these rollouts: what it knew of new ones.
-            "prm_pair_accuracy": float(pair_accuracy(sums, batch.rewards, batch.group)),
-            "prm_accuracy": float(((sums > 0) == (batch.rewards > 0.5)).float().mean()),
-        }
-        return Taught(logprobs=before, metrics=told)
+        told = {f"prm_{name}": value for name, value in metrics.items()}
+        return Taught(logprobs=before, metrics=told | _what_it_knew(before, divisor, batch))
+
+    def read(self, batch: RolloutBatch, divisor: Float[Tensor, "rows time"]) -> Taught:
+        """Score, and learn nothing."""
+        found = frozen_logprobs(self.learner.model, batch, self._micro)
+        return Taught(logprobs=found, metrics=_what_it_knew(found, divisor, batch))
 
     def _cross_entropy(
         self,
@@ -74,7 +80,8 @@ class ImplicitTeacher:
         before: Float[Tensor, "rows time"],
     ) -> Iterator[Float[Tensor, ""]]:
         """The loss in parts; the log-probs on the way go to `before`."""
-        for rows, part in logprob_parts(self.learner, batch):
+        parts = value_parts(self.learner.model.logprobs, batch, self._micro, self._ranks)
+        for rows, part in parts:
             width = part.shape[1]
             before[rows, :width] = part.detach()
             ratio = (part - divisor[rows, :width]).masked_fill(~batch.mask[rows, :width], 0.0)
@@ -111,6 +118,19 @@ class ImplicitTeacher:
         beside = RolloutBatch.of([turned], batch.mask.device)
         ours = frozen_logprobs(self.learner.model, beside, self._micro)
         return _sums(ours, frozen_logprobs(self._reference, beside, self._micro), beside)
+
+
+def _what_it_knew(
+    logprobs: Float[Tensor, "rows time"],
+    divisor: Float[Tensor, "rows time"],
+    batch: RolloutBatch,
+) -> dict[str, float]:
+    """How a PRM that has not seen these rollouts judges them."""
+    sums = _sums(logprobs, divisor, batch)
+    return {
+        "prm_pair_accuracy": float(pair_accuracy(sums, batch.rewards, batch.group)),
+        "prm_accuracy": float(((sums > 0) == (batch.rewards > 0.5)).float().mean()),
+    }
 
 
 def _sums(

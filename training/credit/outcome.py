@@ -28,7 +28,7 @@ from training.weighting import token_weights
 
 
 class OutcomeCredit:
-    """See `Credit`. `reference` is given where the settings need one."""
+    """See `Credit`. `reference` is PRL's, read at the temperature that is sampled at."""
 
     prm = None
 
@@ -38,19 +38,24 @@ class OutcomeCredit:
         reference: TrainedLM | None,
         tokenizer: ChatTokenizer,
         micro_tokens: int,
+        temperature: float,
     ) -> None:
         self._settings = settings
         self._reference = reference
         self._tokenizer = tokenizer
         self._micro_tokens = micro_tokens
+        self._temperature = temperature
 
     def assign(self, batch: RolloutBatch, old_logprobs: Float[Tensor, "rows time"]) -> Signal:
         """See `Credit.assign`."""
         settings = self._settings
         weights = token_weights(batch.mask, batch.group, settings.normaliser)
         reference = None
-        if self._reference is not None:
-            reference = frozen_logprobs(self._reference, batch, self._micro_tokens)
+        if isinstance(settings, Prl):
+            assert self._reference is not None
+            reference = frozen_logprobs(
+                self._reference, batch, self._micro_tokens, temperature=self._temperature
+            )
         metrics: dict[str, float] = {}
         match settings:
             case Rloo():
@@ -79,7 +84,7 @@ class OutcomeCredit:
         return Signal(
             advantages=advantages,
             weights=weights,
-            reference_logprobs=reference if settings.kl_coefficient else None,
+            reference_logprobs=reference,
             metrics=metrics,
         )
 

@@ -31,7 +31,10 @@ class PrimeCredit:
             frozen = frozen_logprobs(self._reference, batch, micro)
         divisor = frozen if settings.reference == "frozen" else old_logprobs
         assert divisor is not None
-        taught = self._teacher.teach(batch, divisor)
+        if settings.update == "never":
+            taught = self._teacher.read(batch, divisor)
+        else:
+            taught = self._teacher.teach(batch, divisor)
         scores = taught.logprobs
         if settings.update == "before":
             scores = frozen_logprobs(self.prm.model, batch, micro)
@@ -41,6 +44,7 @@ class PrimeCredit:
                 log_ratio, batch.rewards, batch.mask, batch.group, settings
             ),
             weights=token_weights(batch.mask, batch.group, settings.normaliser),
-            reference_logprobs=frozen if settings.kl_coefficient else None,
+            token_rewards=taught.logprobs - divisor,
+            reference_logprobs=frozen,
             metrics=taught.metrics,
         )

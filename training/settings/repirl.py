@@ -25,7 +25,7 @@ class Repirl(PolicySettings):
     comes to, micro-batches of one, in which every weight is 1. `weights` stand in for the partition
     function; "reference" takes the reference model as base measure and suits long responses;
     "tempered" takes `temper`, "clipped" takes `weight_clip`. `read_out` "log_ratio" is log π_φ −
-    log π_ref, "head" a tanh head on the hidden state behind the token, as released.
+    log π_ref, "head" the tanh of a head's output for the token, in the state before it.
     `experts_in_partition` (for mle) counts demonstrations among the samples of the partition
     function, which keeps the loss bounded. `pseudo_experts` moves rollouts whose reward is above
     `expert_threshold` to the experts. `outcome_baseline`: see `training.algorithms.repirl`.

@@ -2,7 +2,7 @@
 
 from training.verifiers.base import Outcome, Verifier, count_errors, grade_all
 from training.verifiers.code import CodeVerifier
-from training.verifiers.exact import TaskVerifier
+from training.verifiers.exact import TaskJudge
 from training.verifiers.mathematics import MathVerifier
 from training.verifiers.pool import VerifierPool
 
@@ -10,7 +10,7 @@ __all__ = [
     "CodeVerifier",
     "MathVerifier",
     "Outcome",
-    "TaskVerifier",
+    "TaskJudge",
     "Verifier",
     "VerifierPool",
     "count_errors",

@@ -9,7 +9,7 @@ from prm.errors import Unavailable
 from training.tasks.running_sum import RunningSum
 from training.tasks.shared_prefix import SharedPrefix
 from training.types import Problem
-from training.verifiers import Outcome, TaskVerifier, VerifierPool, count_errors, grade_all
+from training.verifiers import Outcome, TaskJudge, VerifierPool, count_errors, grade_all
 
 PROBLEM = Problem(text="385=", answer="6")
 
@@ -108,8 +108,9 @@ def test_an_outcome_is_a_reward_or_an_error() -> None:
 
 
 def test_a_task_grades_exactly_and_in_parts() -> None:
-    with VerifierPool(TaskVerifier(RunningSum(digits=(3, 3)))) as pool:
-        outcomes = pool.grade([(PROBLEM, "316"), (PROBLEM, "315"), (PROBLEM, "")])
+    outcomes = TaskJudge(RunningSum(digits=(3, 3))).grade(
+        [(PROBLEM, "316"), (PROBLEM, "315"), (PROBLEM, "")]
+    )
     assert [outcome.reward for outcome in outcomes] == [1.0, 0.0, 0.0]
-    with VerifierPool(TaskVerifier(SharedPrefix(digits=(3, 3)))) as pool:
-        assert pool.grade([(PROBLEM, "q1")]) == [Outcome(reward=0.7)]
+    judge = TaskJudge(SharedPrefix(digits=(3, 3)))
+    assert judge.grade([(PROBLEM, "q1")]) == [Outcome(reward=0.7)]

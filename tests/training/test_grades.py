@@ -1,9 +1,9 @@
-"""A verifier in the loop's place for a grader: errors leave a group, cut responses are wrong."""
+"""Rollouts with outcomes: errors leave a group, cut responses are wrong."""
 
 from training.data import Example
+from training.grades import OutcomeGrader
 from training.rollout_batch import Written
 from training.types import Problem
-from training.verified import VerifiedGrader
 from training.verifiers import Outcome, VerifierPool
 
 
@@ -46,7 +46,7 @@ def test_rewards_stand_in_order_and_errors_are_left_out_and_counted() -> None:
         [written("0")],
     ]
     with VerifierPool(verifier) as pool:
-        graded = VerifiedGrader(pool).grade(groups)
+        graded = OutcomeGrader(pool).grade(groups)
         assert (pool.graded, pool.errors) == (6, 3)
     assert [[(r.text, r.reward) for r in group] for group in graded.groups] == [
         [("1", 1.0), ("0.5", 0.0), ("0.25", 0.25)],
@@ -58,5 +58,5 @@ def test_rewards_stand_in_order_and_errors_are_left_out_and_counted() -> None:
 
 def test_nothing_to_grade_is_no_trouble() -> None:
     with VerifierPool(BySaying()) as pool:
-        assert VerifiedGrader(pool).grade([[written("1", is_cut=True)]]).errors == 0
-        assert VerifiedGrader(pool).grade([]).groups == ()
+        assert OutcomeGrader(pool).grade([[written("1", is_cut=True)]]).errors == 0
+        assert OutcomeGrader(pool).grade([]).groups == ()
