@@ -104,10 +104,11 @@ def online(run: Run) -> OnlineTraining:
     return run.training
 
 
-def gap_to_the_policy(training: OnlineTraining, **asked: Any) -> float:
+def gap_to_the_policy(training: OnlineTraining) -> float:
     """How far the log-probs of new rollouts are from the policy's own, at most."""
-    asked = {"seed": "x", "policy_step": training.policy.steps, "per_problem": 3} | asked
-    batch = RolloutBatch.of(training.writer.write(training.problems.draw(9, 0), **asked))
+    problems, step = training.problems.draw(9, 0), training.policy.steps
+    written = training.writer.write(problems, seed="x", policy_step=step, per_problem=3)
+    batch = RolloutBatch.of(written)
     with torch.no_grad():
         own = training.policy.model.logprobs(batch.examples)
     return float((batch.sampler_logprobs - own).abs().max())

@@ -146,7 +146,7 @@ def _starting(
             [*_command(model, port), *flags, *model.flags],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | {"VLLM_API_KEY": server.api_key} | model.environment,
+            env={**os.environ, **ENVIRONMENT, "VLLM_API_KEY": server.api_key, **model.environment},
             start_new_session=True,
         )
     try:
