@@ -6,13 +6,14 @@ from pathlib import Path
 
 from prm.chat import ChatTokenizer
 from training.events import read_events
-from training.grades import TaskGrader
+from training.grades import OutcomeGrader
 from training.models import TrainedLM
 from training.rollout_batch import Group
 from training.run import CHECKPOINTS, EVENTS, run_job
 from training.spec import NewModel, Rollouts, TrainingJob
 from training.tasks import Task
 from training.types import Problem
+from training.verifiers import TaskJudge
 from training.writers import InProcessWriter
 
 # 0.1 million parameters, for responses of a dozen tokens.
@@ -56,4 +57,4 @@ def sample(
         max_tokens=task.max_tokens,
     )
     written = writer.write(problems, seed=seed, policy_step=0, per_problem=per_problem)
-    return list(TaskGrader(task).grade(written).groups)
+    return list(OutcomeGrader(TaskJudge(task)).grade(written).groups)
