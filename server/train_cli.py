@@ -18,8 +18,20 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Train by so many processes of this machine, a device each; see the docs."
+        ),
+    ] = 1,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the run here when it is done: .svg, .png, .pdf.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write TensorBoard's event files into this folder, too.")
+    ] = None,
+    trackio: Annotated[
+        str | None, typer.Option(help="Tell this project of trackio's, too.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print folders and figures as JSON at the end.")
@@ -29,14 +41,21 @@ def train(
     with told_errors():
         from prm.evaluation.picture import check_picture
         from training.spec import read_job
+        from training.trackers import Trackers
 
         # A wrong job is refused here, in a moment, before torch is loaded.
         folder = out or Path("runs") / read_job(job).name
         if plot is not None:
             check_picture(plot, "--plot")
-    command = [sys.executable, "-m", "training.run", str(job), f"--out={folder}"]
+        trackers = Trackers(tensorboard=tensorboard, trackio=trackio)
+        trackers.check()
+    command = [sys.executable, "-m", "training.run"]
+    if processes > 1:
+        command = [sys.executable, "-m", "training.launch", f"--processes={processes}"]
+    command += [str(job), f"--out={folder}"]
     command += ["--resume"] * resume + ["--json"] * as_json
     command += [f"--plot={plot}"] if plot is not None else []
+    command += trackers.options
     try:
         sys.exit(subprocess.run(command).returncode)
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ Every function takes the token weights of `training.weighting` and sums, so that
 batch add up to the whole.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from training.divergence import LARGEST, token_kl
+from training.ranks import ALONE, Ranks
 from training.settings.base import PolicySettings
 
 
@@ -32,13 +33,20 @@ class LossPart:
     sums: Mapping[str, Tensor]
 
 
-def averages(parts: Iterable[LossPart]) -> dict[str, float]:
-    """Each quantity's mean over all tokens of these parts, and the loss, which is their sum."""
-    parts = list(parts)
-    tokens = max(1.0, sum(float(part.tokens) for part in parts))
-    names = parts[0].sums if parts else ()
-    means = {name: sum(float(part.sums[name]) for part in parts) / tokens for name in names}
-    return {"loss": sum(float(part.loss.detach()) for part in parts), **means}
+def averages(parts: Sequence[LossPart], ranks: Ranks = ALONE) -> dict[str, float]:
+    """Each quantity's mean over all tokens of these parts, and the loss, which is their sum.
+
+    With several ranks over the parts of all of them; each has at least one.
+    """
+    names = list(parts[0].sums) if parts else []
+    columns = [
+        [float(part.loss.detach()), float(part.tokens), *(float(part.sums[n]) for n in names)]
+        for part in parts
+    ]
+    sums = [sum(column) for column in zip(*columns, strict=True)] or [0.0, 0.0]
+    loss, tokens, *others = ranks.sum(torch.tensor(sums, dtype=torch.float64)).tolist()
+    means = {name: own / max(1.0, tokens) for name, own in zip(names, others, strict=True)}
+    return {"loss": loss, **means}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

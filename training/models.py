@@ -1,6 +1,7 @@
 """A causal language model whose weights train, and from which the engine samples as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,44 +10,62 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from prm.engine.attention import WholeSequences
 from prm.engine.loading import load_weights, read_config
 from prm.engine.model import CausalLM
 from prm.errors import ModelFolderError
+from training.branches import Branches
 from training.data import Example
-from training.token_logprobs import token_entropies, token_logprobs
+from training.ranks import ALONE, Ranks
+from training.reading import PackedReading
+from training.spec import Precision
+
+_NOBODY = Example(ids=(0, 0), first=1)
 
 
 class TrainedLM:
     """Weights with gradients, in packed batches: no token of padding is ever multiplied.
 
     `engine` is the same tensors as the engine sees them: what it samples after an optimizer step,
-    it samples from the new weights, and its log-probs are the trainer's.
+    it samples from the new weights, and its log-probs are the trainer's. With several ranks, which
+    have a part of each tensor, it works inside of `whole`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.engine = CausalLM(model)
-        self._body: nn.Module = getattr(model, model.base_model_prefix)
+    def __init__(self, reading: PackedReading, ranks: Ranks = ALONE) -> None:
+        self.model = reading.model
+        self.reading = reading
+        self.ranks = ranks
+        self.engine = CausalLM(self.model)
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        precision: Precision = "float32",
+        activation_checkpointing: bool = False,
+        ranks: Ranks = ALONE,
     ) -> "TrainedLM":
         """The model of a folder: safetensors, and exactly a causal language model's tensors.
 
+        `dtype` is that of the weights, `precision` that of products: see `PackedReading`.
         Raises ModelFolderError, as `CausalLM.load` does.
         """
-        model, left_over = load_weights(
-            AutoModelForCausalLM, folder, read_config(folder), device=device, dtype=dtype
+        model = load_causal(folder, device=device, dtype=dtype)
+        reading = PackedReading(
+            model, precision=precision, activation_checkpointing=activation_checkpointing
         )
-        if left_over:
-            raise ModelFolderError(
-                folder,
-                f"the weights hold {', '.join(sorted(left_over)[:3])}, which a "
-                f"{type(model).__name__} has no place for",
-            )
-        return cls(model)
+        return cls(reading, ranks).spread()
+
+    def spread(self) -> "TrainedLM":
+        """Leave each rank its part of the weights: before anything else is done with them."""
+        self.ranks.shard(self.reading, self.reading.layers)
+        if self.ranks.count > 1:
+            # Its first forward makes the outermost module FSDP's root.
+            with torch.no_grad():
+                self.forward([])
+        return self
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -57,6 +76,28 @@ class TrainedLM:
         """No gradients any more: a reference model."""
         self.model.requires_grad_(False)
         return self
+
+    @contextmanager
+    def whole(self) -> Iterator[CausalLM]:
+        """The engine's view, in the weights' own precision; nobody trains inside.
+
+        Each rank has all weights there, for as long as it takes.
+        """
+        with self.ranks.whole(self.reading):
+            self.engine.head = self.model.lm_head.weight
+            yield self.engine
+
+    def save(self, folder: Path) -> None:
+        """The model as transformers saves it; see `saved_tensors`."""
+        with self.ranks.whole(self.reading):
+            if self.ranks.index == 0:
+                self.model.save_pretrained(folder, state_dict=self.saved_tensors())
+        self.ranks.wait()
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Every weight by its name, tied ones by each of theirs."""
+        weights = self.model.named_parameters(remove_duplicate=False)
+        return {name: weight.detach() for name, weight in weights}
 
     def logprobs(
         self, examples: Sequence[Example], *, temperature: float = 1.0
@@ -74,29 +115,32 @@ class TrainedLM:
         """Log-probs of each response token with gradients, of softmax(logits / temperature).
 
         Column t is the response's token t, whatever the prompt's length; 0 behind a response's
-        end. The last token of an example is predicted and not read.
+        end. The last token of an example is predicted and not read, and a prompt that several
+        examples share is read once. Without examples something is read for nobody: ranks gather
+        weights together, and one of them may have no rows left.
         """
-        device = self.model.device
-        lengths = [len(example.ids) - 1 for example in examples]
-        plan = WholeSequences(lengths, device)
-        packed = torch.tensor([token for e in examples for token in e.ids[:-1]], device=device)
-        output = self._body(
-            input_ids=packed[None], position_ids=plan.position_ids, use_cache=False, plan=plan
-        )
-        sources, targets, begin = list[int](), list[int](), 0
-        for example, length in zip(examples, lengths, strict=True):
-            sources.extend(range(begin + example.first - 1, begin + length))
-            targets.extend(example.ids[example.first :])
-            begin += length
-        hidden = output.last_hidden_state[0].index_select(0, torch.tensor(sources, device=device))
-        if temperature != 1.0:
-            hidden = hidden / temperature
-        head = self.engine.head
-        mask = response_mask(examples, device)
+        read = examples or [_NOBODY]
+        plan = Branches(read, self.model.device)
+        logprobs, entropies = self.reading(plan, temperature, with_entropies)
+        mask, count = response_mask(read, self.model.device), len(examples)
         return Found(
-            logprobs=_rows(mask, token_logprobs(hidden, head, torch.tensor(targets).to(device))),
-            entropies=_rows(mask, token_entropies(hidden, head)) if with_entropies else None,
+            logprobs=_rows(mask, logprobs)[:count],
+            entropies=None if entropies is None else _rows(mask, entropies)[:count],
         )
+
+
+def load_causal(folder: Path, *, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A folder's causal language model. Raises ModelFolderError for tensors that it has not."""
+    model, left_over = load_weights(
+        AutoModelForCausalLM, folder, read_config(folder), device=device, dtype=dtype
+    )
+    if left_over:
+        raise ModelFolderError(
+            folder,
+            f"the weights hold {', '.join(sorted(left_over)[:3])}, which a "
+            f"{type(model).__name__} has no place for",
+        )
+    return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.data import Example
 from training.models import response_mask
+from training.ranks import Ranks
 from training.types import Problem
 
 
@@ -71,17 +72,40 @@ class RolloutBatch:
         return [rollout.example for rollout in self.rollouts]
 
 
+def own_pieces(
+    ranks: Ranks, examples: Sequence[Example], rows: Sequence[int], most_tokens: int
+) -> Iterator[Sequence[int]]:
+    """This rank's rows, in pieces of about so many tokens.
+
+    Every rank has the same number of pieces, since ranks gather weights together; one may be empty.
+    """
+    for piece in cut_by_tokens(examples, rows, most_tokens * ranks.count):
+        yield ranks.share(piece)
+
+
 def cut_by_tokens(
     examples: Sequence[Example], rows: Sequence[int], most_tokens: int
 ) -> Iterator[list[int]]:
-    """These rows in pieces of at most so many tokens, longest first; a longer row is a piece."""
+    """These rows in pieces of at most so many tokens; a longer row is a piece.
+
+    The longest come first, each with those of its prompt, which is read once in a piece.
+    """
+    prompts = {row: examples[row].ids[: examples[row].first] for row in rows}
+    longest: dict[tuple[int, ...], int] = {}
+    for row, prompt in prompts.items():
+        longest[prompt] = max(longest.get(prompt, 0), len(examples[row].ids))
+    order = sorted(
+        rows, key=lambda row: (-longest[prompts[row]], prompts[row], -len(examples[row].ids), row)
+    )
     piece: list[int] = []
     tokens = 0
-    for row in sorted(rows, key=lambda row: (-len(examples[row].ids), row)):
-        if piece and tokens + len(examples[row].ids) > most_tokens:
+    for row in order:
+        example, is_new = examples[row], not piece or prompts[row] != prompts[piece[-1]]
+        own = len(example.ids) - (0 if is_new else example.first)
+        if piece and tokens + own > most_tokens:
             yield piece
-            piece, tokens = [], 0
+            piece, tokens, own = [], 0, len(example.ids)
         piece.append(row)
-        tokens += len(examples[row].ids)
+        tokens += own
     if piece:
         yield piece

@@ -1,6 +1,7 @@
 """A run from its job to its models: the loop, and everything around it that is not the method.
 
 python -m training.run job.toml --out runs/mine [--resume]
+torchrun … -m training.run job.toml --out runs/mine        the same by several processes
 
 runs/mine/job.json            the job as it was read
 runs/mine/events.jsonl        a line per step and evaluation
@@ -11,13 +12,19 @@ runs/mine/policy/, prm/       the models, when the run is done
 import argparse
 import json
 import os
+import sys
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prm.errors import InvalidInput, RungError
+from training.launch import Place, fail, has_lost_another
+from training.ranks import ALONE, Ranks
 from training.spec import TrainingJob, read_job
+from training.trackers import Trackers
 
 # Told after every step: how many are done, and the step's numbers.
 Watch = Callable[[int, dict[str, float]], None]
@@ -33,14 +40,23 @@ class Outcome:
 
 
 def run_job(
-    job: TrainingJob, out: Path, *, resume: bool = False, watch: Watch = lambda step, told: None
+    job: TrainingJob,
+    out: Path,
+    *,
+    resume: bool = False,
+    watch: Watch = lambda step, told: None,
+    trackers: Trackers | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train as the job says, from the start or from the last checkpoint.
 
+    `ranks` train together; the first of them writes, and `out` is a folder that all of them see.
     Raises InvalidInput for a folder that holds another run, and Diverged, with the last checkpoint
     left as it is.
     """
-    _claim(job, out, resume)
+    if ranks.index == 0:
+        _claim(job, out, resume)
+    ranks.wait()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
@@ -52,21 +68,30 @@ def run_job(
     checkpoint = last_checkpoint(out / CHECKPOINTS) if resume else None
     events = Events([])
     with ExitStack() as stack:
-        run = assemble(job, events, out, stack)
+        run = assemble(job, events, out, stack, ranks)
         learners = run.training.learners
-        done = load_checkpoint(checkpoint, learners) if checkpoint else 0
-        events.sinks.append(JsonLines(out / EVENTS, after_step=done if resume else None))
+        done = load_checkpoint(checkpoint, learners, ranks) if checkpoint else 0
+        after_step = done if resume else None
+        if ranks.index == 0:
+            events.sinks.append(JsonLines(out / EVENTS, after_step=after_step))
+        if trackers is not None and ranks.index == 0:
+            from training.tracking import start_trackers
+
+            events.sinks += start_trackers(trackers, job, stack, _warn, after_step=after_step)
         measured: dict[str, float] = {}
         for step in range(done + 1, job.steps + 1):
+            started = time.perf_counter()
             try:
                 told = run.training.step(step)
             except torch.OutOfMemoryError as error:
                 raise InvalidInput(
                     f"step {step}: {job.device} has no memory left; lower optimizer.micro_tokens "
                     f"({job.optimizer.micro_tokens}) or rollouts.max_batch "
-                    f"({job.rollouts.max_batch}), which change nothing else, and resume",
+                    f"({job.rollouts.max_batch}), or set activation_checkpointing to true, which "
+                    "change nothing else, and resume",
                     param="optimizer.micro_tokens",
                 ) from error
+            told |= _pace(told, time.perf_counter() - started)
             events.write("step", step, told)
             watch(step, told)
             last = step == job.steps
@@ -74,8 +99,17 @@ def run_job(
                 measured = run.evaluate(job.evaluation)
                 events.write("evaluation", step, measured)
             if step % job.checkpoint_every == 0 or last:
-                save_checkpoint(out / CHECKPOINTS, step, learners)
+                save_checkpoint(out / CHECKPOINTS, step, learners, ranks=ranks)
         return Outcome(models=run.save_models(), evaluation=measured)
+
+
+def _pace(told: dict[str, float], seconds: float) -> dict[str, float]:
+    """The seconds of a whole step, and the response tokens that it trained on in each of them."""
+    return {"seconds": seconds, "tokens_per_s": told.get("tokens", 0.0) / seconds}
+
+
+def _warn(what: str) -> None:
+    print(f"warning: {what}", file=sys.stderr, flush=True)
 
 
 def _claim(job: TrainingJob, out: Path, resume: bool) -> None:
@@ -87,11 +121,34 @@ def _claim(job: TrainingJob, out: Path, resume: bool) -> None:
             f"{out} holds a run already; give another folder, or --resume to go on with it",
             param="out",
         )
-    if resume and (not path.exists() or path.read_text() != wanted):
+    if resume and not (path.exists() and _same(job, path)):
         what = "holds no run" if not path.exists() else "holds the run of another job"
         raise InvalidInput(f"--resume: {out} {what}", param="out")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(wanted)
+
+
+def _same(job: TrainingJob, path: Path) -> bool:
+    """Whether the job there becomes the same, up to rounding: memory and speed may differ."""
+    try:
+        other = TrainingJob.model_validate_json(path.read_text())
+    except ValueError:
+        return False
+    return _without_costs(job) == _without_costs(other)
+
+
+def _without_costs(job: TrainingJob) -> dict[str, Any]:
+    costs = {"micro_tokens"}
+    return job.model_dump(
+        mode="json",
+        exclude={
+            "threads": True,
+            "activation_checkpointing": True,
+            "rollouts": {"max_batch"},
+            "optimizer": costs,
+            "prm_optimizer": costs,
+        },
+    )
 
 
 def main() -> None:
@@ -102,11 +159,24 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--tensorboard", type=Path)
+    parser.add_argument("--trackio")
     arguments = parser.parse_args()
+    place = Place.here()
     try:
-        done = _run_with_a_bar(read_job(arguments.job), arguments.out, arguments.resume)
+        job = read_job(arguments.job)
+        with _ranks(place, job.device) as ranks:
+            done = _run_with_a_bar(job, arguments, ranks)
     except RungError as error:
+        if place.count > 1:
+            fail(error, place)
         raise SystemExit(f"error: {error}") from error
+    except Exception as error:
+        if has_lost_another(error, place):
+            fail(error, place)
+        raise
+    if place.index > 0:
+        return
     if arguments.plot:
         from training.plotting import draw_run
 
@@ -121,17 +191,48 @@ def main() -> None:
         print(f"{name}: {value:.3f}")
 
 
-def _run_with_a_bar(job: TrainingJob, out: Path, resume: bool) -> Outcome:
+def _ranks(place: Place, device: str) -> AbstractContextManager[Ranks]:
+    if place.count == 1:
+        return nullcontext(ALONE)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from training.distributed import torchrun
+
+    return torchrun(place, device)
+
+
+def _run_with_a_bar(job: TrainingJob, arguments: argparse.Namespace, ranks: Ranks) -> Outcome:
     from training.progress import stage
 
-    with stage(job.name, job.steps) as advance:
-        return run_job(job, out, resume=resume, watch=lambda step, told: advance(step, _word(told)))
+    if ranks.index > 0:
+        return run_job(job, arguments.out, resume=arguments.resume, ranks=ranks)
+    trackers = Trackers(tensorboard=arguments.tensorboard, trackio=arguments.trackio)
+    # With --json, stdout is for a machine.
+    with stage(job.name, job.steps, sys.stderr if arguments.json else sys.stdout) as advance:
+        return run_job(
+            job,
+            arguments.out,
+            resume=arguments.resume,
+            watch=lambda step, told: advance(step, _word(told)),
+            trackers=trackers,
+            ranks=ranks,
+        )
+
+
+# What a step is told of in passing; of several names, the first that it has.
+_TOLD = {
+    "loss": ("policy_loss", "loss", "prm_loss"),
+    "reward": ("reward",),
+    "accuracy": ("accuracy",),
+    "KL": ("reference_kl_k3", "policy_reference_kl", "policy_approx_kl_k3"),
+}
 
 
 def _word(told: dict[str, float]) -> str:
-    return " ".join(
-        f"{name} {told[name]:.3f}" for name in ("reward", "policy_loss", "loss") if name in told
-    )
+    words = []
+    for word, names in _TOLD.items():
+        found = next((told[name] for name in names if name in told), None)
+        words += [] if found is None else [f"{word} {found:.3g}"]
+    return " ".join([*words, f"{told['tokens_per_s']:,.0f} tokens/s"])
 
 
 if __name__ == "__main__":
