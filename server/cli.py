@@ -30,6 +30,7 @@ from server.options import (
     settings_of,
     told_errors,
 )
+from server.publish_cli import publish_run
 from server.train_cli import train
 from server.versions_cli import versions_app
 
@@ -43,6 +44,7 @@ keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=T
 app.add_typer(keys_app, name="keys")
 models_app = typer.Typer(help="Look at the model folder, add to it.", no_args_is_help=True)
 models_app.command("import")(import_model)
+models_app.command("publish")(publish_run)
 models_app.add_typer(versions_app)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")

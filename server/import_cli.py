@@ -148,7 +148,7 @@ def import_model(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with told_errors():
         try:
-            with _watch(as_json) as watch:
+            with watched(as_json) as watch:
                 imported = import_checkpoint(request, watch)
         except OSError as error:
             fail(f"{error.filename or settings.models}: {error.strerror or error}", code=1)
@@ -177,7 +177,7 @@ def _unescaped(text: str) -> str:
 
 
 @contextmanager
-def _watch(as_json: bool) -> "Iterator[Watch]":
+def watched(as_json: bool) -> "Iterator[Watch]":
     """A bar on a terminal that is renamed as the work goes on."""
     from rich.console import Console
 

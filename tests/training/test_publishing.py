@@ -1,79 +1,166 @@
-"""What a run has trained is published, and read there as the trainer reads it."""
+"""What runs have trained is published, served, and read there as the trainer read it."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from prm.chat import ChatTokenizer
-from prm.importing import Asked
+from prm.errors import InvalidInput
 from prm.manifest import PrmManifest
 from prm.registry import load_version
-from tests.imports import imported
-from training.assembly import GOLDEN
-from training.data import Example, encode_problem
-from training.held_out import ResponseReader, step_rewards
-from training.models import TrainedLM
-from training.rollout_batch import Written
+from tests.imports import quiet
+from tests.server.conftest import rung_serve
+from tests.training.jobs import small_job
+from training.publishing import Published, PublishRequest, publish_run
 from training.run import run_job
+from training.served import GOLDEN_PRM
 from training.spec import TrainingJob
-from training.tasks.running_sum import RunningSum
-from training.types import Problem
 
-TASK = RunningSum()
-BETA = 0.5
-COMMON: dict[str, Any] = {
-    "data": {"type": "task", "task": TASK.model_dump()},
-    "optimizer": {"lr": 3e-3},
-    "rollouts": {"problems": 8, "per_problem": 4},
-    "evaluation": False,
+RUNS: dict[str, dict[str, Any]] = {
+    "implicit": {"type": "implicit_prm", "beta": 0.5},
+    "prime": {"type": "prime", "beta": 0.5, "filter": {"low": 0, "high": 1}},
+    "repirl": {"type": "repirl"},
+    "head": {"type": "repirl", "read_out": "head"},
+    "steps": {"type": "step_bce"},
+    "prefixes": {"type": "step_bce", "read_out": "log_ratio", "beta": 0.5},
 }
+FAMILIES = {"head": ("repirl", "repirl-actions"), "steps": ("token_head", "trl")}
+
+
+def published(run: Path, root: Path, **options: Any) -> list[Published]:
+    return publish_run(PublishRequest(run=run, root=root, **options), quiet)
+
+
+def rung(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *map(str, arguments)],
+        env=os.environ | {"RUNG_THREADS": "1", "COLUMNS": "150"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def raw_scores(http: httpx2.Client, model: str, items: list[dict[str, Any]]) -> list[list[float]]:
+    asked = [{"problem": item["problem"], "steps": item["steps"]} for item in items]
+    answer = http.post("/v1/prm/score", json={"model": model, "items": asked, "include": ["raw"]})
+    assert answer.status_code == 200, answer.text
+    return [[step["raw"] for step in item["steps"]] for item in answer.json()["data"]]
 
 
 @pytest.mark.slow
-def test_an_implicit_prm_scores_where_it_is_served_as_where_it_was_trained(tmp_path: Path) -> None:
-    size = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 32,
-    }
-    sft = {"name": "sft", "steps": 30, "policy": size, "algorithm": {"type": "sft"}}
-    policy = run_job(TrainingJob.model_validate(COMMON | sft), tmp_path / "sft").models["policy"]
-    implicit = {
-        "name": "prm",
-        "steps": 10,
-        "policy": policy,
-        "algorithm": {"type": "implicit_prm", "beta": BETA},
-    }
-    prm = run_job(TrainingJob.model_validate(COMMON | implicit), tmp_path / "prm").models["prm"]
+def test_prms_of_every_kind_are_served_with_the_scores_that_training_gave_them(
+    job_of: Callable[..., TrainingJob], tmp_path: Path
+) -> None:
     root = tmp_path / "models"
-    said: dict[str, Any] = {"golden": tmp_path / "prm" / GOLDEN, "step_separator": ""}
-    imported(policy, root, name="sums-policy", is_policy=True, **said)
-    asked = Asked(family="implicit", settings={"beta": BETA})
-    imported(prm, root, name="sums-prm", asked=asked, reference="sums-policy@1", **said)
-    manifest = load_version(root / "sums-prm" / "1").manifest
-    assert isinstance(manifest, PrmManifest)
-    tokenizer = ChatTokenizer(prm)
-    models = TrainedLM.load(prm), TrainedLM.load(policy)
-    for golden in manifest.golden:
-        response = written(tokenizer, golden.messages[0].content, "".join(golden.steps))
-        reader = ResponseReader.of_task(TASK)
-        ((rewards,),) = step_rewards([[response]], reader, tokenizer, *models)
-        assert list(golden.raw) == pytest.approx([BETA * value for value in rewards], abs=1e-4)
+    for name, algorithm in RUNS.items():
+        job = job_of(algorithm, name=name, optimizer={"lr": 3e-3})
+        run_job(job, tmp_path / name)
+        done = published(tmp_path / name, root)
+        roles = {one.role: one.key for one in done}
+        assert roles["prm"] == f"{name}-prm@1"
+        assert ("policy" in roles) == (algorithm["type"] in ("prime", "repirl"))
+        # All runs begin with one policy: it is published once.
+        assert roles.get("reference", "implicit-reference@1") == "implicit-reference@1"
+        manifest = load_version(root / f"{name}-prm" / "1").manifest
+        assert isinstance(manifest, PrmManifest)
+        family, recipe = FAMILIES.get(name, ("implicit", "implicit"))
+        assert (manifest.family, manifest.recipe["name"]) == (family, recipe)
+        assert manifest.training["algorithm"] == job.algorithm.model_dump(mode="json")
+    seen: list[float] = []
+    with rung_serve(root) as server, httpx2.Client(base_url=server.url) as http:
+        for name in RUNS:
+            text = (tmp_path / name / GOLDEN_PRM).read_text()
+            items = [json.loads(line) for line in text.splitlines()]
+            for found, item in zip(raw_scores(http, f"{name}-prm", items), items, strict=True):
+                assert found == pytest.approx(item["raw"], abs=1e-4)
+                seen += found
+    assert max(seen) - min(seen) > 0.05, "scores that are all alike would prove nothing"
+    problems = tmp_path / "problems.jsonl"
+    lines = [{"problem": "1234=", "answer": "1360"}, {"problem": "5111=", "answer": "5678"}]
+    problems.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for name in RUNS:
+        figures = tmp_path / f"{name}.json"
+        options = ("--policy", "implicit-reference", "--prm", f"{name}-prm", "--models", root)
+        asked = ("--strategies", "best-of-4", "--max-tokens", "5", "--json", figures)
+        done_ = rung("eval", "search", problems, *options, *asked)
+        assert done_.returncode == 0, done_.stderr
+        (point,) = json.loads(figures.read_text())["points"]
+        assert point["label"] == "best of n 4"
+        assert point["mean_read_tokens"] > 0
 
 
-def written(tokenizer: ChatTokenizer, problem: str, text: str) -> Written:
-    """A response without its end token: a served trajectory has none."""
-    asked = Problem(text=problem, answer="0")
-    prompt = encode_problem(tokenizer, asked)
-    ids = tokenizer.encode_response(text).ids
-    return Written(
-        problem=asked,
-        example=Example(ids=(*prompt, *ids), first=len(prompt)),
-        text=text,
-        logprobs=(0.0,) * len(ids),
-        policy_step=0,
-        is_cut=True,
+@pytest.mark.slow
+def test_a_run_is_published_from_the_command_line_and_not_twice(
+    job_of: Callable[..., TrainingJob], tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    run_job(job_of(RUNS["prime"], steps=1), tmp_path / "run")
+    done = rung("models", "publish", tmp_path / "run", "--name", "sums", "--models", root, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["published"]
+    assert {(one["role"], one["key"]) for one in told} == {
+        ("reference", "sums-reference@1"), ("policy", "sums-policy@1"), ("prm", "sums-prm@1")
+    }  # fmt: skip
+    again = rung("models", "publish", tmp_path / "run", "--name", "sums", "--models", root)
+    assert again.returncode == 2
+    assert "sums-policy@1 is already published" in again.stderr
+    next_one = rung(
+        "models", "publish", tmp_path / "run", "--name", "sums", "--models", root, "--version", "2"
     )
+    assert next_one.returncode == 0, next_one.stderr
+    assert "reference  sums-reference@1, was there before" in next_one.stdout
+    assert "prm        sums-prm@2, live, implicit/1" in next_one.stdout
+
+
+@pytest.fixture(scope="module")
+def done(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a head over actions, which needs no reference."""
+    run = tmp_path_factory.mktemp("done") / "run"
+    run_job(small_job(policy, RUNS["head"], train_policy=False, steps=1), run)
+    return run
+
+
+def test_weights_that_are_not_the_trained_ones_are_refused(done: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done, tmp_path / "run"))
+    weights = load_file(run / "prm" / "model.safetensors")
+    weights["score.bias"] = weights["score.bias"] + torch.linspace(0, 1, len(weights["score.bias"]))
+    save_file(weights, run / "prm" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        InvalidInput, match=r"golden-prm\.jsonl, line 1: raw\[\d\] is expected to be"
+    ):
+        published(run, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_what_is_no_run_that_is_done_is_refused(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"job\.json: No such file.*folder of a run"):
+        published(tmp_path, tmp_path / "models")
+    run = Path(shutil.copytree(done, tmp_path / "run"))
+    (run / GOLDEN_PRM).unlink()
+    with pytest.raises(InvalidInput, match="nothing has a step"):
+        published(run, tmp_path / "models")
+    shutil.rmtree(run / "prm")
+    with pytest.raises(InvalidInput, match="holds neither policy/ nor prm/: the run is not done"):
+        published(run, tmp_path / "models")
+
+
+def test_a_reference_that_is_gone_can_be_named(
+    job_of: Callable[..., TrainingJob], tmp_path: Path
+) -> None:
+    run_job(job_of(RUNS["implicit"], steps=1), tmp_path / "run")
+    job = json.loads((tmp_path / "run" / "job.json").read_text())
+    (tmp_path / "run" / "job.json").write_text(json.dumps(job | {"policy": "gone"}))
+    with pytest.raises(InvalidInput, match=r"gone, the reference of this run by its job\.json"):
+        published(tmp_path / "run", tmp_path / "models")
+    with pytest.raises(InvalidInput, match="'x' is not NAME@VERSION"):
+        published(tmp_path / "run", tmp_path / "models", reference="x")
