@@ -91,7 +91,7 @@ def _engine_flat(spec: Spec) -> TakeTurn:
 def _server(spec: Spec) -> TakeTurn:
     """`rung serve` in this process group, asked by one client or by many."""
     registry = Registry.open(Path(spec.folder))
-    port = _start_server(spec)
+    port, _ = start_server(spec)
 
     def take_turn(task: Task) -> Mapping[str, Any]:
         sizes = _sizes(task)
@@ -105,8 +105,8 @@ def _server(spec: Spec) -> TakeTurn:
     return take_turn
 
 
-def _start_server(spec: Spec) -> int:
-    """Start one that ends and stops with us; returns its port once it is ready."""
+def start_server(spec: Spec) -> "tuple[int, subprocess.Popen[bytes]]":
+    """Start one, in this process's group; its port and its process once it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = int(listener.getsockname()[1])
     server = subprocess.Popen(
@@ -118,7 +118,7 @@ def _start_server(spec: Spec) -> int:
     while not _is_ready(port):
         assert server.poll() is None, "the server ended"
         time.sleep(0.1)
-    return port
+    return port, server
 
 
 def _is_ready(port: int) -> bool:
