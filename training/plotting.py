@@ -127,7 +127,7 @@ PANELS: tuple[tuple[str, Draw, tuple[str, ...]], ...] = (
     (
         "KL to the reference, and of the step",
         _divergences,
-        ("reference_kl", "policy_reference_kl", "policy_approx_kl_k3"),
+        ("reference_kl_k3", "policy_reference_kl", "policy_approx_kl_k3"),
     ),
     ("entropy, nats per token", _curves, ("entropy",)),
     (
