@@ -18,7 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,14 +204,15 @@ def main() -> None:
             Spec(kind="server", folder=str(root), dtype="float32", threads=1)
         )
 
-        def load(seed: int) -> Any:
+        def load(seed: int) -> Coroutine[Any, Any, Seen]:
             return ask_for(
                 port, arguments.seconds, clients=arguments.clients, seed=seed, requests=requests
             )
 
         async def both() -> tuple[Seen, list[float]]:
-            swaps = swap_all(port, versions, arguments.seconds)
-            return await asyncio.gather(load(1_000), swaps)
+            swapping = swap_all(port, versions, arguments.seconds)
+            seen, took = await asyncio.gather(load(1_000), swapping)
+            return seen, took
 
         try:
             say(f"{arguments.clients} clients, {arguments.seconds:g} s without a swap")
