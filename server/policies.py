@@ -1,5 +1,6 @@
 """Who writes the steps: policies in the engine process, and those of a policy server."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ class Policies:
         # None until the policy server has answered once.
         self._remote_names: list[str] | None = [] if remote is None else None
         self._asked_s = -LIST_KEPT_S
+        self._asking: asyncio.Task[None] | None = None
 
     @property
     def breaker(self) -> Breaker | None:
@@ -64,6 +66,8 @@ class Policies:
 
     async def aclose(self) -> None:
         """Close the connections to the policy server."""
+        if self._asking is not None:
+            self._asking.cancel()
         if self._remote is not None:
             await self._remote.aclose()
 
@@ -77,6 +81,16 @@ class Policies:
         return is_sound and time.monotonic() - self._asked_s < LIST_KEPT_S
 
     async def _ask_remote(self) -> None:
-        if self._remote is not None:
-            self._remote_names = list(await self._remote.models())
-            self._asked_s = time.monotonic()
+        """Ask once for all who want to know at a time."""
+        if self._remote is None:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(self._remote))
+            # Where all who asked have gone, a failure is nobody's to hear.
+            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # One who leaves does not end it for the others.
+        await asyncio.shield(self._asking)
+
+    async def _ask(self, remote: OpenAIServer) -> None:
+        self._remote_names = list(await remote.models())
+        self._asked_s = time.monotonic()

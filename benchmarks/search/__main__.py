@@ -106,8 +106,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--vllm-block-size",
         type=int,
-        help="tokens of a block of vLLM's cache, which finds whole ones again; a CPU's default "
-        "is 128, more than any prompt here has",
+        default=32,
+        help="tokens of a block of vLLM's cache, which finds whole ones again; vLLM's own default "
+        "on a CPU is 128, more than any prompt here has",
     )
     parser.add_argument("--quick", action="store_true", help="small; only to see that it works")
     parser.add_argument("--markdown", action="store_true", help="tables for the documentation")

@@ -1,5 +1,6 @@
 """Which policy answers when a policy server is there, is gone, or never was."""
 
+import asyncio
 from pathlib import Path
 
 import httpx2
@@ -10,6 +11,7 @@ from search.generators.openai_server import OpenAIServer
 from server.policies import Policies
 from tests.factories import POLICY, PRM
 from tests.search.fakes import ScriptedGenerator
+from tests.search.generators.scripted_server import ScriptedServer, serving, spoken
 from tests.server.conftest import free_port, rung_serve
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +39,26 @@ async def test_a_server_that_never_answered_may_serve_any_name() -> None:
             await policies.get("mine")
         assert str(port) not in str(dead.value)
         assert await policies.remote_names() == []
+
+
+async def test_a_server_that_has_just_told_its_models_is_not_asked_for_each_search() -> None:
+    scripted = ScriptedServer(lambda body, nth: spoken("5"))
+    async with serving(scripted), OpenAIServer(scripted.url) as server:
+        policies = Policies(dict, server)
+        for _ in range(2):
+            found = await asyncio.gather(*(policies.get("m") for _ in range(4)))
+            assert {each.name for each in found} == {"m"}
+        assert scripted.requests == 1
+        # One that it did not name may be there by now; and after a failure nothing is sure.
+        with pytest.raises(UnknownModel, match="there is m"):
+            await policies.get("new")
+        assert scripted.requests == 2
+        scripted.statuses = [(500, {})] * 3
+        with pytest.raises(Unavailable):
+            await anext(server.complete({}))
+        asked = scripted.requests
+        await policies.get("m")
+        assert scripted.requests == asked + 1
 
 
 def test_a_dead_policy_server_is_503_by_its_policys_name_and_shows_in_health_and_metrics(
