@@ -40,6 +40,7 @@ def train(
     """Train a policy or a PRM as a job says, from outcome labels."""
     with told_errors():
         from prm.evaluation.picture import check_picture
+        from training.environment import training_environment
         from training.spec import read_job
         from training.trackers import Trackers
 
@@ -57,7 +58,7 @@ def train(
     command += [f"--plot={plot}"] if plot is not None else []
     command += trackers.options
     try:
-        sys.exit(subprocess.run(command).returncode)
+        sys.exit(subprocess.run(command, env=training_environment()).returncode)
     except KeyboardInterrupt:
         # The run heard it, too, and has ended.
         sys.exit(130)

@@ -11,6 +11,7 @@ from typing import IO, Any
 from benchmarks.contestant import ROOT, Contestant
 from benchmarks.training.models import model_folder
 from benchmarks.training.tasks import Setup
+from training.environment import TRAINING_ENVIRONMENT
 from training.tasks.arithmetic import problems
 
 ROWS = ("grpo", "lambda_grpo", "prime")
@@ -27,6 +28,11 @@ _SIZES: Mapping[str, tuple[int, int, int, int, int]] = {
     "tiny": (2, 16, 8, 4096, 1),
 }
 PER_PROBLEM = 8
+# Ours as `rung train` starts it; TRL's threads spin while they wait, as torch's do by default.
+_ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
+    "rung": TRAINING_ENVIRONMENT,
+    "trl": {"OMP_WAIT_POLICY": "active"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,8 @@ def _play_row(
     contestants: dict[str, Contestant] = {}
     try:
         for name in names:
-            contestants[name] = Contestant(name, _command(settings, name, setup), log)
+            command, environment = _command(settings, name, setup), _ENVIRONMENTS[name]
+            contestants[name] = Contestant(name, command, log, environment=environment)
             # Its first step: what is compiled, allocated or looked up once.
             contestants[name].take_turn({"steps": 1})
             tell(f"{row}, {model}, {name}: loaded")
