@@ -62,10 +62,10 @@ class ImplicitPrm(AlgorithmSettings):
 class StepBce(AlgorithmSettings):
     """A PRM trained by cross-entropy on a label per step.
 
-    `labels`: "step" takes recorded labels; "soft" and "hard" make them from `continuations`
-    completions of each prefix (Math-Shepherd, arXiv 2312.08935 Eq. 3 and 4). `right_weight` scales
-    the loss of right steps, which outnumber wrong ones. `read_out`: a head's output, or the
-    implicit PRM's Q (β · log-ratio up to the step's end).
+    `labels`: "step" takes those that are there, a task's own or recorded ones; "soft" and "hard"
+    make them from `continuations` completions of each prefix (Math-Shepherd, arXiv 2312.08935 Eq. 3
+    and 4). `right_weight` scales the loss of right steps, which outnumber wrong ones. `read_out`: a
+    head with two classes, or the implicit PRM's Q (β · log-ratio up to the step's end).
     """
 
     trains_prm: ClassVar[bool] = True
