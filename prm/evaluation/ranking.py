@@ -54,7 +54,7 @@ def compare_aggregations(
     }
     ranks["fitted"] = np.array(fitted)
     resamples = Resamples([response.problem for response in responses])
-    figures = {name: _figures(rank, labels, resamples) for name, rank in ranks.items()}
+    figures = {name: ranking_figures(rank, labels, resamples) for name, rank in ranks.items()}
     best = figures["fitted"]
     return [
         Ranking(
@@ -84,7 +84,7 @@ def auroc(ranks: Floats, labels: Floats, weights: Floats) -> float:
 Figure = tuple[float, Floats]
 
 
-def _figures(ranks: Floats, labels: Floats, resamples: Resamples) -> tuple[Figure, Figure]:
+def ranking_figures(ranks: Floats, labels: Floats, resamples: Resamples) -> tuple[Figure, Figure]:
     """AUROC and best-of-n, on the data as they are and on every resample."""
     problem_of = resamples.problem_of
     areas = np.array([auroc(ranks, labels, draw[problem_of]) for draw in resamples.weights])
