@@ -33,8 +33,9 @@ class Prime(PolicySettings):
     PRM as a baseline of the outcome reward (§5.4), "reward" as rewards. `process_normaliser`
     "batch_max" (the authors' code) takes β out of the policy's reward. `update` "after" scores
     rollouts with the PRM before it is trained on them (the paper's single forward), "before" with
-    the PRM after that (double forward). `reference` "behaviour" divides by the policy that wrote
-    the rollouts in place of the frozen model. `prm_loss` "dpo" pairs right with wrong rollouts.
+    the PRM after that (double forward), "never" with the job's `prm` as it is: the frozen PRM of
+    the paper's Figure 5. `reference` "behaviour" divides by the policy that wrote the rollouts in
+    place of the frozen model. `prm_loss` "dpo" pairs right with wrong rollouts.
     """
 
     trains_prm: ClassVar[bool] = True
@@ -50,7 +51,7 @@ class Prime(PolicySettings):
     whiten: bool = True
     beta: Positive = 0.05
     prm_loss: Literal["ce", "dpo"] = "ce"
-    update: Literal["after", "before"] = "after"
+    update: Literal["after", "before", "never"] = "after"
     reference: Literal["frozen", "behaviour"] = "frozen"
     filter: AccuracyFilter = Field(default_factory=AccuracyFilter)
 
