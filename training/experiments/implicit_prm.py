@@ -28,11 +28,11 @@ SEEDS = range(5)
 # The arms: their loss, β, and responses a problem (256 responses a step in each).
 ARMS: dict[str, tuple[dict[str, Any], int]] = {
     "ce": ({"loss": "ce", "beta": 0.5}, 8),
-    "ce_paper_beta": ({"loss": "ce", "beta": 0.05}, 8),
-    "ce_one": ({"loss": "ce", "beta": 0.5}, 1),
     "dpo": ({"loss": "dpo", "beta": 0.5}, 8),
     "kto": ({"loss": "kto", "beta": 0.5}, 8),
     "nca": ({"loss": "nca", "beta": 0.5}, 8),
+    "ce_paper_beta": ({"loss": "ce", "beta": 0.05}, 8),
+    "ce_one": ({"loss": "ce", "beta": 0.5}, 1),
 }
 RESPONSES = 256
 TASK = RunningSum()
@@ -87,7 +87,7 @@ Settings were chosen on seeds from 100 on, which are not reported.
         seeds = _size(quick).seeds
         return [
             [Unit(BASE, seed) for seed in seeds],
-            [Unit(arm, seed) for seed in seeds for arm in ARMS],
+            [Unit(arm, seed) for arm in ARMS for seed in seeds],
         ]
 
     def run(self, unit: Unit, folders: Folders, *, quick: bool) -> Result:

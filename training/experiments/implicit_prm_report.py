@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 BASE = "policy"
 TITLES = {
     "ce": "CE, β 0.5",
-    "ce_paper_beta": "CE, β 0.05",
-    "ce_one": "CE, β 0.5, one response a problem",
     "dpo": "DPO, β 0.5",
     "kto": "KTO, β 0.5",
     "nca": "NCA, β 0.5",
+    "ce_paper_beta": "CE, β 0.05",
+    "ce_one": "CE, β 0.5, one response a problem",
 }
 HEADLINE = "ce"
 COUNTS = (1, 2, 4, 8, 16)
