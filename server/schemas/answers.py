@@ -51,10 +51,10 @@ class MathAnswersIn(_StatedAnswersIn):
     float_rounding: int = Field(
         default=6, ge=0, le=MAX_ROUNDING, description="Decimals that rounded numbers agree to."
     )
-    strict: bool = Field(
-        default=True, description="Letters matter, and a set is no tuple: {1, 2} is not (1, 2)."
+    strict: bool = Field(default=True, description="Letters matter: f(x) is not f(y).")
+    relations_as_sets: bool = Field(
+        default=False, description="A relation is the interval that it means."
     )
-    relations_as_sets: bool = Field(default=False, description="1 < x < 2 is the interval (1, 2).")
     ordered: bool = Field(
         default=False, description='"1, 2" without braces is a sequence, and "2, 1" another one.'
     )

@@ -111,7 +111,7 @@ def test_search_prints_the_answer_and_what_it_cost(server: RunningServer) -> Non
 
 def test_search_takes_the_request_s_answers(server: RunningServer, tmp_path: Path) -> None:
     options = ["--problem", PROBLEM, "--url", server.url, "--n=2", "--max-tokens=9", "--json"]
-    whole = json.dumps({"type": "text", "pattern": r"(?s)(.*)"})
+    whole = json.dumps({"type": "text", "pattern": r"(?s)(.+)"})
     file = tmp_path / "answers.json"
     file.write_text(whole)
     for answers in (whole, f"@{file}"):
@@ -125,8 +125,8 @@ def test_search_takes_the_request_s_answers(server: RunningServer, tmp_path: Pat
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ("maths", "answers: there is math, text, code"),
-        ('{"type": "math", "float_rounding": 99}', "answers.float_rounding: must be"),
+        ("maths", "answers: no such type; there is math, text, code"),
+        ('{"type": "math", "float_rounding": 99}', "answers.float_rounding: Input should be less"),
         ('{"type": "code"}', "answers.tests"),
         ("{", "--answers: not JSON"),
         ("@/nonexistent", "--answers @/nonexistent: cannot be read"),
