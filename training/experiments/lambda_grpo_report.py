@@ -160,10 +160,10 @@ def _p(value: float) -> str:
 def _draw(figure: "Figure", shares: Shares, runs: Runs) -> None:
     left, right = figure.subplots(1, 2)
     count = len(shares[0]["grpo"])
-    for place, arm in enumerate(TREE_ARMS):
-        found = [_successes(row[arm]) / count for row in shares]
+    for place, method in enumerate(TREE_ARMS):
+        found = [_successes(row[method]) / count for row in shares]
         at = [number + 0.27 * (place - 1) for number in range(len(shares))]
-        left.bar(at, found, width=0.25, label=_TITLES[arm], color=_COLOURS[arm])
+        left.bar(at, found, width=0.25, label=_TITLES[method], color=_COLOURS[method])
     names = [f"n {tree.shared}\n{tree.bad:g}" for tree in TREES]
     left.set_xticks(range(len(shares)), names)
     left.set(title="tree: runs that find the target", ylim=(0, 1.05), xlabel="n, r_neg")

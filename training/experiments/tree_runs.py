@@ -179,7 +179,9 @@ def gradients_of(
 
 
 def _norms(gradients: Sequence[Tensor]) -> Float[Tensor, "runs"]:
-    return torch.cat([gradient.flatten(1) for gradient in gradients], 1).norm(dim=1)
+    flat = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return norms
 
 
 def _features(depth: int) -> Float[Tensor, "nodes features"]:
