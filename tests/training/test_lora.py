@@ -144,6 +144,7 @@ def test_a_resumed_run_of_adapters_is_an_uninterrupted_one_to_the_last_bit(
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_run_is_imported_on_its_published_base(
     job_of: Callable[..., TrainingJob], policy: Path, tmp_path: Path
 ) -> None:
