@@ -41,6 +41,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.start(on_refusal)
+        services.reloader.start()
         # Beside the engine, which takes longer: no search has to wait for them.
         services.answers.begin()
         yield

@@ -71,7 +71,7 @@ class Connection:
                 yield _Remote(http)
             return
         async with running_services(self.settings, Registry.open(self.settings.models)) as services:
-            yield _Embedded(services)
+            yield Embedded(services)
 
 
 def prm_of(registry: Registry, model: str) -> ModelVersion:
@@ -85,7 +85,9 @@ def prm_of(registry: Registry, model: str) -> ModelVersion:
     return version
 
 
-class _Embedded:
+class Embedded:
+    """The services of this process."""
+
     def __init__(self, services: Services) -> None:
         self._services = services
 

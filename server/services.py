@@ -78,7 +78,6 @@ class Services:
     def start(self, on_refusal: Callable[[ModelFolderError], None] | None = None) -> None:
         """Begin to start the engine; returns at once. `on_refusal`: see `create_app`."""
         self.engine.start(on_refusal)
-        self.reloader.start()
         self.sandbox.start()
 
     async def _reject(self, name: str, verdict: Verdict) -> None:

@@ -1,4 +1,4 @@
-"""`rung models promote | rollback | canary | shadow | versions`: which version answers.
+"""`rung models promote | rollback | canary | shadow | versions | gate`: which version answers.
 
 In a folder, whose servers see the change and prove the version before they swap; or, with `--url`,
 through a running server, which answers when it has.
@@ -6,11 +6,11 @@ through a running server, which answers when it has.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from server.options import Json, Key, Models, Url, settings_of, told_errors
+from server.options import Json, Key, Models, Url, run_command, settings_of, told_errors
 
 if TYPE_CHECKING:
     from prm.registry import Pointer
@@ -109,6 +109,38 @@ def versions(name: Name, models: Models = None, as_json: Json = False) -> None:
         return
     for row in rows:
         print(f"{row['version']:>12}  {row['state']:<10} {row['reason'] or ''}".rstrip())
+
+
+@versions_app.command()
+def gate(
+    name: Name,
+    version: Version,
+    file: Annotated[Path, typer.Argument(help="Held-out labelled responses; see docs.")],
+    metric: Annotated[
+        Literal["first_error_f1", "best_of_n", "auroc"], typer.Option(help="What decides.")
+    ] = "best_of_n",
+    margin: Annotated[
+        float, typer.Option(min=0, max=1, help="How much worse it may be shown to be.")
+    ] = 0.01,
+    decide: Annotated[
+        bool, typer.Option("--decide", help="Keep the verdict; what passes goes live.")
+    ] = False,
+    models: Models = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a version with the live one on held-out responses: is it not worse?"""
+    from prm.evaluation.gate import GateSettings
+    from server.gate import GateOptions, gate_version
+
+    options = GateOptions(
+        name=name,
+        version=version,
+        file=file,
+        settings=GateSettings(metric=metric, margin=margin),
+        decides=decide,
+        as_json=as_json,
+    )
+    run_command(gate_version(options, settings_of(models=models)))
 
 
 def _try_out(

@@ -1,0 +1,135 @@
+"""`rung models gate`: a version and the live one on the same responses, and the verdict."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from prm.errors import Conflict
+from prm.evaluation.gate import GateReport, GateSettings, Judged, judge
+from prm.evaluation.labelled import Labelled, Scored, read_labelled
+from prm.manifest import PrmManifest
+from prm.registry import (
+    Registry,
+    Trial,
+    Verdict,
+    check_may_serve,
+    promote,
+    reject,
+    write_verdict,
+)
+from server.batches import score_in_batches
+from server.commands import progress_bar
+from server.connection import Answers, Embedded, prm_of
+from server.services import running_services
+from server.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """What is asked of the gate. `decides`: the verdict is kept, and what passes goes live."""
+
+    name: str
+    version: str
+    file: Path
+    settings: GateSettings
+    decides: bool
+    as_json: bool
+
+
+async def gate_version(options: GateOptions, settings: Settings) -> None:
+    """Score the file's responses by both versions, compare, print; then promote or reject.
+
+    Ends the process with 1 where the version does not pass. Raises UnknownModel, InvalidInput,
+    ModelFolderError, Unavailable, and Conflict for a version that is live already.
+    """
+    check_may_serve(settings.models, options.name, options.version)
+    labelled = read_labelled(options.file)
+    with progress_bar(Console(), options.as_json) as progress:
+        report = await _compared(options, settings, labelled, progress)
+    if options.decides:
+        _decide(options, settings.models, report)
+    _print(options, report)
+    if not report.passed:
+        sys.exit(1)
+
+
+async def _compared(
+    options: GateOptions, settings: Settings, labelled: Sequence[Labelled], progress: Progress
+) -> GateReport:
+    registry = Registry.open(settings.models)
+    live = prm_of(registry, options.name)
+    pointer = registry.pointers[options.name]
+    if pointer.live == options.version:
+        raise Conflict(f"{options.name}@{options.version} is live already; there is nothing to ask")
+    beside = pointer.model_copy(update={"shadow": Trial(version=options.version, fraction=1)})
+    registry = registry.with_pointers({**registry.pointers, options.name: beside})
+    new = prm_of(registry, f"{options.name}@{options.version}")
+    assert isinstance(live.manifest, PrmManifest)
+    assert isinstance(new.manifest, PrmManifest)
+    task = progress.add_task("starting the engine", total=2 * len(labelled))
+    async with running_services(settings, registry) as services:
+        answers = Embedded(services)
+        before, after = [
+            Judged(
+                responses=tuple(await _scored(answers, manifest.key, labelled, progress, task)),
+                aggregation=manifest.aggregation,
+                threshold=manifest.threshold,
+            )
+            for manifest in (live.manifest, new.manifest)
+        ]
+    return judge(before, after, options.settings)
+
+
+async def _scored(
+    answers: Answers, key: str, labelled: Sequence[Labelled], progress: Progress, task: TaskID
+) -> list[Scored]:
+    progress.update(task, description=f"scoring by {key}")
+    items, places = [line.item() for line in labelled], [line.where for line in labelled]
+    scored: list[Scored] = []
+    async for response in score_in_batches(answers, {"model": key}, items, places):
+        lines = labelled[len(scored) : len(scored) + len(response.data)]
+        scored += [
+            line.scored([step.score for step in item.steps])
+            for line, item in zip(lines, response.data, strict=True)
+        ]
+        progress.advance(task, len(response.data))
+    return scored
+
+
+def _decide(options: GateOptions, root: Path, report: GateReport) -> None:
+    verdict = Verdict(
+        version=options.version,
+        passed=report.passed,
+        reason="; ".join(report.reasons) or None,
+        report=report.model_dump(mode="json"),
+    )
+    if report.passed:
+        write_verdict(root, options.name, verdict)
+        promote(root, options.name, options.version)
+    else:
+        reject(root, options.name, verdict)
+
+
+def _print(options: GateOptions, report: GateReport) -> None:
+    if options.as_json:
+        print(json.dumps(report.model_dump(mode="json") | {"passed": report.passed}))
+        return
+    print(f"{report.responses} responses to {report.problems} problems")
+    if report.live is not None and report.new is not None and report.difference is not None:
+        for name, side in (("live", report.live), (options.version, report.new)):
+            figure = side.figure
+            print(
+                f"{name:>12}  {report.metric} {figure.value:.3f} "
+                f"({figure.low:.3f} to {figure.high:.3f})  mean score {side.mean_score:.3f}"
+            )
+        gap = report.difference
+        print(f"{'difference':>12}  {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
+    for reason in report.reasons:
+        print(f"rejected: {reason}")
+    if report.passed:
+        print("passed" + (f": {options.name}@{options.version} is live" if options.decides else ""))
