@@ -44,9 +44,10 @@ def draw_run(events: Path, picture: Path) -> None:
     panels = [
         (title, draw, shown)
         for title, draw, names in PANELS
-        if (shown := [name for name in names if _points(told, name)])
+        if (shown := [name for name in names if _is_drawn(told, name)])
     ]
     rows = -(-len(panels) // _COLUMNS)
+    steps = [event["step"] for event in told] or [1]
     figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
     figure.suptitle(_headline(told), fontsize="medium")
     for place, (title, draw, names) in enumerate(panels, start=1):
@@ -55,7 +56,7 @@ def draw_run(events: Path, picture: Path) -> None:
         axes.set_xlabel("step")
         axes.grid(visible=True, alpha=0.3)
         draw(axes, told, names)
-        axes.margins(x=0.01)
+        axes.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
         axes.legend(fontsize="small", framealpha=0.6)
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
 
@@ -79,12 +80,6 @@ def _shares(axes: "Axes", told: Told, names: Sequence[str]) -> None:
     """As `_curves`; they lie between 0 and 1."""
     _curves(axes, told, names)
     axes.set_ylim(-0.03, 1.03)
-
-
-def _divergences(axes: "Axes", told: Told, names: Sequence[str]) -> None:
-    """As `_curves`, without those that never leave 0: of a policy that is what wrote."""
-    moved = [n for n in names if max(abs(value) for _, value in _points(told, n)) > NO_KL]
-    _curves(axes, told, moved or names[:1])
 
 
 def _stack(axes: "Axes", told: Told, names: Sequence[str]) -> None:
@@ -120,13 +115,13 @@ PANELS: tuple[tuple[str, Draw, tuple[str, ...]], ...] = (
     (
         "PRM: right before wrong, right or wrong, first errors",
         _shares,
-        ("prm_pair_accuracy", "prm_accuracy", "first_error_f1"),
+        ("prm_pair_accuracy", "prm_accuracy", "prm_first_error_f1", "first_error_f1"),
     ),
     ("loss", _curves, ("loss", "policy_loss")),
     ("PRM's loss", _curves, ("prm_loss",)),
     (
         "KL to the reference, and of the step",
-        _divergences,
+        _curves,
         ("reference_kl_k3", "policy_reference_kl", "policy_approx_kl_k3"),
     ),
     ("entropy, nats per token", _curves, ("entropy",)),
@@ -154,6 +149,12 @@ def _headline(told: Told) -> str:
             if name in ("average", "best_of_n_min")
         ]
     return " · ".join(words)
+
+
+def _is_drawn(told: Told, name: str) -> bool:
+    """Whether there is something to see: a KL of a policy that is what wrote never leaves 0."""
+    values = [abs(value) for _, value in _points(told, name)]
+    return bool(values) and ("kl" not in name or max(values) > NO_KL)
 
 
 def _points(told: Told, name: str) -> list[tuple[int, float]]:
