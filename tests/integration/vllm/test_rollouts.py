@@ -29,8 +29,10 @@ from training.untied import untied_copy
 
 pytestmark = pytest.mark.vllm
 
-# Two engines in float32 on one CPU: sums in another order.
-TOLERANCE = 5e-5
+# Two engines in float32 on one CPU, sums in another order: at most so much at any token, of which
+# the improbable have the largest; on average a hundredth of it. Weights of which one matrix is old
+# are off by 1e-2 on average.
+TOLERANCE = 2e-4
 # Room for all prompts in one step; see `conftest.vllm`.
 FLAGS = (
     "--max-model-len=256",
@@ -200,7 +202,7 @@ def test_a_job_runs_is_killed_and_resumed(
     for event in events[:3]:
         assert event["weights_by_disk"] == 1
         assert event["staleness"] == 0
-        assert event["sampler_gap"] < TOLERANCE
+        assert event["sampler_gap"] < TOLERANCE / 20
         assert event["effective_share"] > 0.999
         assert event["reward"] > 0.2
     assert not list((tmp_path / "run").glob("weights-*"))
