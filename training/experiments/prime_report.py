@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 BASE, OFFLINE = "policy", "offline_prm"
 TITLES = {
     "rloo": "RLOO, outcome rewards",
+    "rloo_slow": "RLOO, a third of the rate",
     "prime": "PRIME",
+    "prime_slow": "PRIME, a third of the rate",
     "prime_warm": "PRIME, PRM pre-trained",
     "prime_frozen": "PRIME, PRM pre-trained and frozen",
 }
-_COLOURS = {"rloo": "C7", "prime": "C0", "prime_warm": "C2", "prime_frozen": "C3"}
+_COLOURS = {
+    "rloo": "0.3", "rloo_slow": "0.7", "prime": "C0", "prime_slow": "C9",
+    "prime_warm": "C2", "prime_frozen": "C3",
+}  # fmt: skip
+# What an arm is compared with: outcome rewards at its own learning rate.
+_BESIDE = {
+    "prime": "rloo", "prime_slow": "rloo_slow", "prime_warm": "rloo", "prime_frozen": "rloo"
+}  # fmt: skip
 _ONLINE, _FROZEN = "prime_warm", "prime_frozen"
 # Steps at the beginning and at the end whose rollouts a PRM's accuracy is read on.
 ENDS = 20
@@ -149,15 +158,15 @@ def _frozen(results: ByArm, *, last: bool) -> list[float]:
 
 def _efficiency(results: ByArm) -> Table:
     rows = []
-    rloo = _areas(results, "rloo")
     for arm, title in TITLES.items():
         areas = _areas(results, arm)
+        beside = _BESIDE.get(arm)
         to_goal, never = _steps_to(results, arm, GOAL)
         rows.append(
             (
                 title,
                 str(over_seeds(areas)),
-                "–" if arm == "rloo" else str(paired_over_seeds(areas, rloo)),
+                "–" if beside is None else str(paired_over_seeds(areas, _areas(results, beside))),
                 str(over_seeds(_areas_by_tokens(results, arm))),
                 str(over_seeds([r["accuracy"][-1] for r in results[arm]])),
                 f"{_short(over_seeds(to_goal))}" + (f", {never} never" if never else ""),
@@ -182,7 +191,7 @@ def _efficiency(results: ByArm) -> Table:
 def _accuracy_of_prms(results: ByArm) -> Table:
     rows = []
     for arm, title in TITLES.items():
-        if arm == "rloo":
+        if arm not in _BESIDE:
             continue
         first, last = (_pairs(results, arm, last=end) for end in (False, True))
         rows.append(
@@ -214,7 +223,7 @@ def _draw(figure: "Figure", results: ByArm) -> None:
     for arm, title in TITLES.items():
         rows = [_curve_of(own, results[BASE][0]) for own in results[arm]]
         _band(accuracy, arm, title, rows[0][0], [values for _, values in rows])
-        if arm == "rloo":
+        if arm not in _BESIDE:
             continue
         smooth = [_in_bins(result["pair_accuracy"], ENDS // 2) for result in results[arm]]
         count = min(len(places) for places, _ in smooth)
