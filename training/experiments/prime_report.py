@@ -234,7 +234,8 @@ def _draw(figure: "Figure", results: ByArm) -> None:
     accuracy.legend(fontsize="small")
     pairs.axhline(0.5, color="0.4", linestyle=":")
     pairs.set(xlabel="step", ylabel="pairs in order", title="the PRM on new rollouts")
-    pairs.legend(fontsize="small")
+    if pairs.get_legend_handles_labels()[0]:  # a quick run may have had no pair at all
+        pairs.legend(fontsize="small")
 
 
 def _in_bins(points: Sequence[tuple[float, float]], width: int) -> tuple[list[float], list[float]]:
