@@ -80,7 +80,7 @@ class Size:
 
 
 FULL = Size(
-    SEEDS, 400, 0.2, 150, 80, 32, 400, 300, Evaluation(every=20, problems=150, per_problem=4)
+    SEEDS, 400, 0.2, 300, 80, 32, 400, 300, Evaluation(every=20, problems=150, per_problem=4)
 )
 QUICK = Size(SEEDS[:1], 5, 0.0, 2, 2, 4, 8, 8, Evaluation(every=1, problems=4, per_problem=4))
 
