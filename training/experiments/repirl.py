@@ -80,7 +80,7 @@ class Size:
 
 
 FULL = Size(
-    SEEDS, 400, 0.2, 300, 80, 32, 400, 300, Evaluation(every=20, problems=150, per_problem=4)
+    SEEDS, 400, 0.2, 400, 80, 32, 400, 300, Evaluation(every=20, problems=150, per_problem=4)
 )
 QUICK = Size(SEEDS[:1], 5, 0.0, 2, 2, 4, 8, 8, Evaluation(every=1, problems=4, per_problem=4))
 
@@ -121,7 +121,8 @@ of {FULL.tests} test problems.
 
 Differences have Student's t intervals over seeds, paired: arms of a seed share the policy, the
 rollouts of the first part, and the test problems. Learning rates, β and the sizes are those of a
-pilot with another model and other problems; how the policies begin was chosen on seed 100.
+pilot with another model and other problems; how the policies begin was chosen on seed 100, and on
+seed 101 was seen that 300 steps of the PRM are few: its AUC went from 0.59 after 100 to 0.64.
 """
 
     def rounds(self, quick: bool) -> Sequence[Sequence[Unit]]:
