@@ -76,7 +76,7 @@ def frozen_values(
 def value_parts(
     values_of: TokenValues, batch: RolloutBatch, micro_tokens: int, ranks: Ranks
 ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some time"]]]:
-    """This rank's values of a batch in parts of about so many tokens, and which rows they are of."""
+    """This rank's values of a batch in parts of about so many tokens, and whose rows they are."""
     examples = batch.examples
     for rows in own_pieces(ranks, examples, range(len(examples)), micro_tokens):
         part = values_of([examples[row] for row in rows])
