@@ -4,8 +4,8 @@ FOLDER/NAME/units/ARM.SEED/result.json   what a unit found; a unit that has one 
 FOLDER/NAME/NAME.json                    all of them
 FOLDER/NAME/NAME.md, NAME.svg            the report
 
-A run that was stopped goes on where it was. `--quick` shows that everything works, in a folder of
-its own, with figures that mean nothing.
+A run that was stopped goes on where it was. `--quick` shows that everything works, in a folder and
+in a process of its own, one unit after the other, with figures that mean nothing.
 """
 
 import argparse
@@ -14,8 +14,10 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 from prm.errors import InvalidInput, RungError
@@ -38,15 +40,15 @@ def run_experiment(
     folders = Folders(base)
     total = sum(len(units) for units in rounds)
     done = 0
-    with stage(experiment.name, total) as advance, ThreadPoolExecutor(processes) as pool:
+    do = partial(_in_this_process, experiment) if quick else partial(_in_a_process, experiment.name)
+    # Units of a quick run take a second, and a process takes several to begin.
+    workers = 1 if quick else processes
+    with stage(experiment.name, total) as advance, ThreadPoolExecutor(workers) as pool:
         for units in rounds:
             missing = [unit for unit in units if not (folders[unit] / RESULT).is_file()]
             done += len(units) - len(missing)
             advance(done, "")
-            running = {
-                pool.submit(_in_a_process, experiment.name, unit, folders, quick): unit
-                for unit in missing
-            }
+            running = {pool.submit(do, unit, folders): unit for unit in missing}
             failed = []
             for future in as_completed(running):
                 done += 1
@@ -58,11 +60,22 @@ def run_experiment(
     return {unit: _read(folders, unit) for units in rounds for unit in units}
 
 
-def _in_a_process(name: str, unit: Unit, folders: Folders, quick: bool) -> int:
+def _in_this_process(experiment: Experiment, unit: Unit, folders: Folders) -> int:
+    """One unit of a quick run. What went wrong is in its log."""
+    folders[unit].mkdir(parents=True, exist_ok=True)
+    try:
+        _run_unit(experiment, unit, folders, quick=True)
+    except Exception:
+        (folders[unit] / LOG).write_text(traceback.format_exc())
+        return 1
+    return 0
+
+
+def _in_a_process(name: str, unit: Unit, folders: Folders) -> int:
     """One unit by itself: nothing of another's state, and memory that is given back."""
     folders[unit].mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "training.experiments.run", name, f"--out={folders.base}"]
-    command += [f"--unit={unit}"] + ["--quick"] * quick
+    command += [f"--unit={unit}"]
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
     with (folders[unit] / LOG).open("w") as log:
         return subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
@@ -77,7 +90,7 @@ def _why(failed: Sequence[Unit], folders: Folders) -> str:
     return "\n".join(lines)
 
 
-def _run_unit(experiment: Experiment, unit: Unit, folders: Folders, quick: bool) -> None:
+def _run_unit(experiment: Experiment, unit: Unit, folders: Folders, *, quick: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -130,7 +143,7 @@ def main() -> None:
         experiment = experiment_named(arguments.name)
         if arguments.unit:
             arm, _, seed = arguments.unit.rpartition(".")
-            _run_unit(experiment, Unit(arm, int(seed)), Folders(arguments.out), arguments.quick)
+            _run_unit(experiment, Unit(arm, int(seed)), Folders(arguments.out), quick=False)
             return
         base = arguments.out / (f"{experiment.name}-quick" if arguments.quick else experiment.name)
         results = run_experiment(

@@ -21,6 +21,8 @@ def test_every_experiment_is_named_as_in_the_table() -> None:
 
 
 @pytest.mark.slow
+# A model that hardly trained has nothing to take some of the means of.
+@pytest.mark.filterwarnings("default::RuntimeWarning")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_comes_to_a_page(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
