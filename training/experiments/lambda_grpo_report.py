@@ -69,12 +69,16 @@ def _verdict(shares: Shares, runs: Runs) -> tuple[Verdict, str]:
     return verdict, (
         f"On the tree (a table, plain SGD) {counts['lambda_grpo']} of {trials} λ-GRPO runs find "
         f"the target, {counts['grpo']} of GRPO's ({_p(p)}), {counts['grpo_matched']} of GRPO's at "
-        f"matched gradient norm ({_p(p_matched)}). In the language model λ-GRPO's peak accuracy is "
-        f"{higher.mean:+.3f} ({higher.low:+.3f} to {higher.high:+.3f}) beside GRPO's, "
-        f"{abs(sooner.mean):.0f} steps {'sooner' if sooner.mean < 0 else 'later'} "
-        f"(difference {sooner.low:+.0f} to {sooner.high:+.0f}), and the area under its curve is "
-        f"{area.mean:+.3f} ({area.low:+.3f} to {area.high:+.3f})."
+        f"matched gradient norm ({_p(p_matched)}). In the language model it is {_beside(area)}: "
+        f"the area under its curve minus GRPO's is {area.mean:+.3f} ({area.low:+.3f} to "
+        f"{area.high:+.3f}), its peak minus GRPO's {higher.mean:+.3f} ({higher.low:+.3f} to "
+        f"{higher.high:+.3f}), at a step {abs(sooner.mean):.0f} "
+        f"{'earlier' if sooner.mean < 0 else 'later'} ({sooner.low:+.0f} to {sooner.high:+.0f})."
     )
+
+
+def _beside(area: Interval) -> str:
+    return "better" if area.low > 0 else "worse" if area.high < 0 else "not told apart from GRPO"
 
 
 def _tree_table(trees: Mapping[str, Shares]) -> Table:
