@@ -195,7 +195,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each of the two parts")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "TQDM_DISABLE": "1"}
+    os.environ |= {
+        "OMP_WAIT_POLICY": "passive",
+        "TQDM_DISABLE": "1",
+        # Room for the one beside them that changes versions and looks.
+        "RUNG_MAX_IN_FLIGHT": str(arguments.clients + 8),
+    }
     torch.set_num_threads(1)
     requests = mixed_requests(2_000, 0)
     with _models() as root:
