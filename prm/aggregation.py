@@ -28,6 +28,11 @@ AGGREGATIONS: Mapping[PlainAggregation, Aggregate] = MappingProxyType(
 )
 
 
+def predicted_error(scores: Sequence[float], threshold: float) -> int | None:
+    """The first step below the threshold: what the scorer calls the first error; else None."""
+    return next((place for place, score in enumerate(scores) if score < threshold), None)
+
+
 def aggregate_all(scores: Sequence[float]) -> dict[AggregationName, float]:
     """Every plain aggregate of a non-empty list of step scores, by name."""
     assert scores, "a trajectory without steps has no score"

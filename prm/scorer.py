@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any, Protocol
 
-from prm.aggregation import AggregationName, aggregate_all
+from prm.aggregation import AggregationName, aggregate_all, predicted_error
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput, ModelFault
 from prm.families import FAMILIES
@@ -147,13 +147,12 @@ class StepScorer(ABC):
         assert len(found.steps) == len(trajectory.steps), "one score per step"
         scores = [step.score for step in found.steps]
         aggregates = aggregate_all(scores)
-        threshold = self.manifest.threshold
         return ScoredTrajectory(
             trajectory=trajectory,
             step_scores=found.steps,
             aggregates=aggregates,
             score=aggregates[aggregation or self.manifest.aggregation],
-            first_error=next((i for i, score in enumerate(scores) if score < threshold), None),
+            first_error=predicted_error(scores, self.manifest.threshold),
             tokens=found.tokens,
             **cost,
         )

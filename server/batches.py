@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from prm.errors import InvalidInput
+from prm.evaluation.labelled import Labelled, Scored
 from server.connection import Answers
 from server.schemas.score import ScoreResponse
 
@@ -36,6 +37,19 @@ async def score_in_batches(
             raise _placed(error, places[start : start + size]) from error
         yield response
         start += len(batch)
+
+
+async def scored_in_batches(
+    answers: Answers, key: str, labelled: Sequence[Labelled], items: Sequence[Mapping[str, Any]]
+) -> AsyncIterator[list[Scored]]:
+    """The same of labelled responses and their items: scored by this version, in order, in batches.
+
+    Items are made by the caller, so that a line that has none is told before anything is started.
+    """
+    places = [line.where for line in labelled]
+    lines = iter(labelled)
+    async for response in score_in_batches(answers, {"model": key}, items, places):
+        yield [next(lines).scored([step.score for step in item.steps]) for item in response.data]
 
 
 def _fewer(error: InvalidInput, size: int) -> int:

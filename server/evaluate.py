@@ -20,7 +20,7 @@ from prm.evaluation.picture import check_picture, draw_reliability
 from prm.evaluation.ranking import compare_aggregations
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.registry import Registry
-from server.batches import score_in_batches
+from server.batches import scored_in_batches
 from server.commands import only_model, progress_bar
 from server.connection import Connection, prm_of
 from server.eval_report import panels_of, print_fit, print_held_out, print_json, print_rankings
@@ -158,13 +158,8 @@ async def _scored(
         pinned = await answers.prm(options.model or await only_model(answers, "prm"))
         progress.update(task, description=f"scoring by {pinned.key}")
         scored: list[Scored] = []
-        places = [line.where for line in labelled]
-        async for response in score_in_batches(answers, {"model": pinned.key}, items, places):
-            lines = labelled[len(scored) : len(scored) + len(response.data)]
-            scored += [
-                line.scored([step.score for step in item.steps])
-                for line, item in zip(lines, response.data, strict=True)
-            ]
+        async for batch in scored_in_batches(answers, pinned.key, labelled, items):
+            scored += batch
             progress.update(task, completed=len(scored))
     return scored, pinned
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from prm.errors import Conflict
 from prm.evaluation.gate import GateReport, GateSettings, Judged, judge
@@ -22,9 +22,9 @@ from prm.registry import (
     reject,
     write_verdict,
 )
-from server.batches import score_in_batches
+from server.batches import scored_in_batches
 from server.commands import progress_bar
-from server.connection import Answers, Embedded, prm_of
+from server.connection import Embedded, prm_of
 from server.services import running_services
 from server.settings import Settings
 
@@ -71,34 +71,26 @@ async def _compared(
     new = prm_of(registry, f"{options.name}@{options.version}")
     assert isinstance(live.manifest, PrmManifest)
     assert isinstance(new.manifest, PrmManifest)
-    task = progress.add_task("starting the engine", total=2 * len(labelled))
+    # A line that has no text is told before the engine is started.
+    items = [line.item() for line in labelled]
+    task = progress.add_task("starting the engine", total=2 * len(items))
+    judged = []
     async with running_services(settings, registry) as services:
-        answers = Embedded(services)
-        before, after = [
-            Judged(
-                responses=tuple(await _scored(answers, manifest.key, labelled, progress, task)),
-                aggregation=manifest.aggregation,
-                threshold=manifest.threshold,
+        for manifest in (live.manifest, new.manifest):
+            progress.update(task, description=f"scoring by {manifest.key}")
+            scored: list[Scored] = []
+            async for batch in scored_in_batches(Embedded(services), manifest.key, labelled, items):
+                scored += batch
+                progress.advance(task, len(batch))
+            judged.append(
+                Judged(
+                    responses=tuple(scored),
+                    aggregation=manifest.aggregation,
+                    threshold=manifest.threshold,
+                )
             )
-            for manifest in (live.manifest, new.manifest)
-        ]
+    before, after = judged
     return judge(before, after, options.settings)
-
-
-async def _scored(
-    answers: Answers, key: str, labelled: Sequence[Labelled], progress: Progress, task: TaskID
-) -> list[Scored]:
-    progress.update(task, description=f"scoring by {key}")
-    items, places = [line.item() for line in labelled], [line.where for line in labelled]
-    scored: list[Scored] = []
-    async for response in score_in_batches(answers, {"model": key}, items, places):
-        lines = labelled[len(scored) : len(scored) + len(response.data)]
-        scored += [
-            line.scored([step.score for step in item.steps])
-            for line, item in zip(lines, response.data, strict=True)
-        ]
-        progress.advance(task, len(response.data))
-    return scored
 
 
 def _decide(options: GateOptions, root: Path, report: GateReport) -> None:

@@ -144,14 +144,8 @@ def import_model(
         device=settings.device,
         threads=settings.engine_options.num_threads,
     )
-    # So that what was begun is removed when somebody ends us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with told_errors():
-        try:
-            with watched(as_json) as watch:
-                imported = import_checkpoint(request, watch)
-        except OSError as error:
-            fail(f"{error.filename or settings.models}: {error.strerror or error}", code=1)
+    with publishing(settings.models, as_json) as watch:
+        imported = import_checkpoint(request, watch)
     place = None if dry_run else settings.models / name / version
     if as_json:
         print(json.dumps(_as_json(imported, place, live=live)))
@@ -177,7 +171,20 @@ def _unescaped(text: str) -> str:
 
 
 @contextmanager
-def watched(as_json: bool) -> "Iterator[Watch]":
+def publishing(models: Path, as_json: bool) -> "Iterator[Watch]":
+    """Around what writes versions: its bar, and its errors as a line and an exit code."""
+    # So that what was begun is removed when somebody ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with told_errors():
+        try:
+            with _watched(as_json) as watch:
+                yield watch
+        except OSError as error:
+            fail(f"{error.filename or models}: {error.strerror or error}", code=1)
+
+
+@contextmanager
+def _watched(as_json: bool) -> "Iterator[Watch]":
     """A bar on a terminal that is renamed as the work goes on."""
     from rich.console import Console
 

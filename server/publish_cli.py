@@ -1,15 +1,13 @@
 """`rung models publish`: what a training run has made, as versions."""
 
 import json
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from server.import_cli import watched
-from server.options import Json, Models, fail, settings_of, told_errors
+from server.import_cli import publishing
+from server.options import Json, Models, settings_of
 
 
 def publish_run(
@@ -58,14 +56,8 @@ def publish_run(
         device=settings.device,
         threads=settings.engine_options.num_threads,
     )
-    # So that what was begun is removed when somebody ends us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with told_errors():
-        try:
-            with watched(as_json) as watch:
-                published = publish(request, watch)
-        except OSError as error:
-            fail(f"{error.filename or settings.models}: {error.strerror or error}", code=1)
+    with publishing(settings.models, as_json) as watch:
+        published = publish(request, watch)
     if as_json:
         lines = [
             {"role": one.role, "key": one.key, "is_new": one.imported is not None}

@@ -8,6 +8,7 @@ one look. What cannot be served is told and left; the versions that serve go on 
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from prm.engine.client import EngineClient
 from prm.errors import Conflict, ModelFolderError, Unavailable
 from prm.registry import Pointer, Registry, check_may_serve, read_pointers
+from prm.registry.names import key_of
 from server.scoring import Scoring
 from server.serving import Serving
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # How long after a failure that may pass the same versions are tried again.
 RETRY_S = 5.0
+Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Reloader:
@@ -45,12 +48,11 @@ class Reloader:
         self._engine = engine
         self._poll_s = poll_s
         self._on_swap = on_swap
-        self._wanted = asyncio.Event()
         self._busy = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._loaded = {_key(folder) for folder in scoring.engine_folders(serving.registry)}
+        self._loaded = {key_of(folder) for folder in scoring.engine_folders(serving.registry)}
         self.failures: dict[str, str] = {}
-        serving.on_idle = self._unload_unused
+        serving.on_idle = self._when_idle
 
     def start(self) -> None:
         """Begin to watch; returns at once."""
@@ -61,10 +63,6 @@ class Reloader:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-    def look(self) -> None:
-        """Look now: something was published."""
-        self._wanted.set()
 
     async def change(
         self, name: str, version: str | None, change: Callable[[Path], Pointer]
@@ -79,8 +77,11 @@ class Reloader:
             if version is not None:
                 await asyncio.to_thread(check_may_serve, root, name, version)
                 await self._prove(name, version)
-            await asyncio.to_thread(change, root)
-            await self._reload()
+            try:
+                await asyncio.to_thread(change, root)
+                await self._reload()
+            finally:
+                self._unload_unused()
 
     async def _prove(self, name: str, version: str) -> None:
         current = self._serving.registry
@@ -97,31 +98,27 @@ class Reloader:
     async def _load(self, registry: Registry) -> None:
         """What the engine lacks of these. Raises ModelFolderError, Unavailable."""
         folders = self._scoring.engine_folders(registry)
-        new = [folder for folder in folders if _key(folder) not in self._loaded]
+        new = [folder for folder in folders if key_of(folder) not in self._loaded]
         if new:
             await self._engine.load(new)
-            self._loaded |= {_key(folder) for folder in new}
+            self._loaded |= {key_of(folder) for folder in new}
 
     async def _watch(self) -> None:
         await self._engine.wait_settled()
         root = self._serving.registry.root
-        seen = _stamp(root)
-        retry_at = 0.0
-        # What was published while the engine was starting.
-        self._wanted.set()
+        # At first, what was published while the engine was starting.
+        seen: Stamp | None = None
+        retry_at = math.inf
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._poll_s)
             stamp = _stamp(root)
-            is_due = bool(retry_at) and time.monotonic() >= retry_at
-            if stamp == seen and not self._wanted.is_set() and not is_due:
+            if stamp == seen and time.monotonic() < retry_at:
+                await asyncio.sleep(self._poll_s)
                 continue
-            self._wanted.clear()
-            seen = stamp
-            retry_at = 0.0
+            seen, retry_at = stamp, math.inf
             try:
                 async with self._busy:
                     await self._reload()
+                    self._unload_unused()
             except Unavailable as error:
                 logger.warning("versions could not be loaded now: %s", error)
                 retry_at = time.monotonic() + RETRY_S
@@ -150,7 +147,6 @@ class Reloader:
             await self._swap(name, current, pointers)
         if self._serving.registry is not before:
             self._on_swap(time.monotonic() - started)
-        self._unload_unused([])
 
     async def _swap(self, name: str, current: Registry, pointers: Mapping[str, Pointer]) -> None:
         started = time.monotonic()
@@ -168,8 +164,13 @@ class Reloader:
             took = time.monotonic() - started
             logger.info("%s: %s after %.2f s", name, pointers[name].model_dump_json(), took)
 
-    def _unload_unused(self, _: list[str]) -> None:
-        wanted = {_key(folder) for folder in self._scoring.engine_folders(self._serving.registry)}
+    def _when_idle(self) -> None:
+        # A version that is being brought in is not wanted yet; who brings it in looks at the end.
+        if not self._busy.locked():
+            self._unload_unused()
+
+    def _unload_unused(self) -> None:
+        wanted = {key_of(folder) for folder in self._scoring.engine_folders(self._serving.registry)}
         unused = [
             key for key in self._loaded if key not in wanted and not self._serving.is_held(key)
         ]
@@ -184,7 +185,7 @@ def _is_wanted(key: str, pointers: Mapping[str, Pointer]) -> bool:
     return name in pointers and version in pointers[name].served
 
 
-def _stamp(root: Path) -> tuple[tuple[str, int, int], ...]:
+def _stamp(root: Path) -> Stamp:
     """Changes when a pointer does. Pointers land by renaming, so that their inodes change."""
     stamps = []
     for path in sorted(root.glob("*/live.json")):
@@ -192,8 +193,3 @@ def _stamp(root: Path) -> tuple[tuple[str, int, int], ...]:
             stat = path.stat()
             stamps.append((str(path), stat.st_ino, stat.st_mtime_ns))
     return tuple(stamps)
-
-
-def _key(folder: Path) -> str:
-    """Of a version in its place, `models/<name>/<version>`."""
-    return f"{folder.parent.name}@{folder.name}"

@@ -67,19 +67,20 @@ class ScoreService:
             raise
         self._trials.scored(scorer.version, batch)
         if shadow is not None and not request.reference_compat and calibration is None:
-            self._score_beside(shadow, trajectories, request, batch)
+            self._score_beside(shadow, self._serving.renew(lease), trajectories, request, batch)
         self._telemetry.scored(scorer.version, batch, time.perf_counter() - started)
         return score_response(request, scorer, batch, started)
 
     def _score_beside(
         self,
         shadow: StepScorer,
+        lease: Lease,
         trajectories: Sequence[Trajectory],
         request: ScoreRequest,
         live: ScoredBatch,
     ) -> None:
         async def score() -> ScoredBatch:
-            with self._serving.lease(shadow.version):
+            with lease:
                 return await shadow.score(trajectories, aggregation=request.aggregation)
 
         self._trials.beside(shadow.version, live, score)

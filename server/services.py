@@ -25,7 +25,7 @@ from server.serving import Serving
 from server.settings import Settings
 from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
-from server.trials import Trials
+from server.trials import Limits, Trials
 from training.grading.code import CodeGrader
 
 
@@ -47,7 +47,7 @@ class Services:
             on_swap=self.telemetry.swapped,
         )
         self.trials = Trials(
-            settings.canary_limits,
+            _canary_limits(settings),
             lambda name: self.serving.registry.pointers.get(name),
             self._reject,
         )
@@ -104,6 +104,14 @@ async def running_services(settings: Settings, registry: Registry) -> AsyncItera
         yield services
     finally:
         await services.close()
+
+
+def _canary_limits(settings: Settings) -> Limits:
+    return Limits(
+        error_rate=settings.canary_error_rate,
+        drift=settings.canary_drift,
+        least_requests=settings.canary_requests,
+    )
 
 
 def _policy_server(settings: Settings, policies: Sequence[ModelVersion]) -> OpenAIServer | None:

@@ -43,7 +43,8 @@ class Lease(AbstractContextManager["Lease"]):
         give_back: Callable[[tuple[str, ...]], None],
     ) -> None:
         self.registry = registry
-        self.release = weakref.finalize(self, give_back, tuple(keys))
+        self.keys = tuple(keys)
+        self.release = weakref.finalize(self, give_back, self.keys)
         # At the end of the process nobody needs it back.
         self.release.atexit = False
 
@@ -62,8 +63,8 @@ class Serving:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._held: Counter[str] = Counter()
-        # Told the keys of versions whose last lease was given back.
-        self.on_idle: Callable[[list[str]], None] = lambda keys: None
+        # Called when the last lease on a version that is served no more was given back.
+        self.on_idle: Callable[[], None] = lambda: None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -113,8 +114,16 @@ class Serving:
         registry = self.registry
         keys = {v.key for v in versions}
         keys |= {reference.key for v in versions for reference in registry.references_of(v)}
-        self._held.update(keys)
-        return Lease(registry, keys, self._give_back)
+        return self._lease(registry, keys)
+
+    def renew(self, lease: Lease) -> Lease:
+        """Another hold on what this one holds, for work that outlives its request."""
+        return self._lease(lease.registry, lease.keys)
+
+    def _lease(self, registry: Registry, keys: Iterable[str]) -> Lease:
+        lease = Lease(registry, keys, self._give_back)
+        self._held.update(lease.keys)
+        return lease
 
     def swap(self, snapshot: Snapshot) -> None:
         """Serve this from now on; requests that are under way keep what they hold."""
@@ -131,10 +140,11 @@ class Serving:
 
     def _give_back(self, keys: tuple[str, ...]) -> None:
         self._held.subtract(keys)
-        if idle := [key for key in keys if self._held[key] <= 0]:
-            for key in idle:
-                del self._held[key]
-            self.on_idle(idle)
+        idle = [key for key in keys if self._held[key] <= 0]
+        for key in idle:
+            del self._held[key]
+        if any(self.registry.get(key) is None for key in idle):
+            self.on_idle()
 
 
 def is_tried_on(trial: Trial | None, caller: str | None) -> TypeGuard[Trial]:

@@ -13,7 +13,6 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from prm.engine.process import EngineOptions
-from server.trials import Limits
 
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -142,15 +141,6 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-    @property
-    def canary_limits(self) -> Limits:
-        """When a canary is ended."""
-        return Limits(
-            error_rate=self.canary_error_rate,
-            drift=self.canary_drift,
-            least_requests=self.canary_requests,
-        )
 
     @property
     def engine_options(self) -> EngineOptions:

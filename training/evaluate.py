@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prm.aggregation import predicted_error
 from training.tasks import arithmetic
 from training.types import Rollout
 
@@ -87,11 +88,6 @@ def weighted_vote(group: Group, weights: Sequence[float]) -> float:
 def best_of_n(group: Group, scores: Sequence[float]) -> float:
     """1 if the sample with the highest score is right; the first of equals is taken."""
     return float(group[int(np.argmax(scores))].is_correct)
-
-
-def predicted_error(scores: Sequence[float], threshold: float) -> int | None:
-    """The first step whose score lies below the threshold."""
-    return next((index for index, score in enumerate(scores) if score < threshold), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ from prm.engine.messages import (
 from prm.engine.process import EngineOptions, EngineProcess, start_engine
 from prm.errors import EngineDied, ModelFault, ModelFolderError, Unavailable
 from prm.families.base import Read
+from prm.registry.names import key_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class EngineClient:
         self.ready: Ready | None = None
         self.restarts = 0
         # By key, what a new engine is started with: `load` and `unload` change it.
-        self._folders = {_key(folder): folder for folder in folders}
+        self._folders = {key_of(folder): folder for folder in folders}
         self._options = options
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
@@ -299,7 +300,7 @@ class EngineClient:
     def _remember(self, request: ReadRequest | SampleRequest | LoadRequest) -> None:
         assert isinstance(request, LoadRequest)
         for folder in map(Path, request.folders):
-            self._folders[_key(folder)] = folder
+            self._folders[key_of(folder)] = folder
 
     def _drop_twice_tried(self) -> None:
         for number, pending in list(self._pending.items()):
@@ -318,11 +319,6 @@ class EngineClient:
         if self.state is not EngineState.CLOSED:
             self.state = state
         self._changed.set()
-
-
-def _key(folder: Path) -> str:
-    """Of a version in its place, `models/<name>/<version>`."""
-    return f"{folder.parent.name}@{folder.name}"
 
 
 def _without(request: SampleRequest, number: int) -> SampleRequest:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from prm.aggregation import AGGREGATIONS, PlainAggregation
+from prm.aggregation import AGGREGATIONS, PlainAggregation, predicted_error
 from prm.errors import InvalidInput
 from prm.evaluation.labelled import Scored
 from prm.evaluation.ranking import ranking_figures
@@ -204,7 +204,7 @@ def _first_error_f1(side: Judged, resamples: Resamples) -> tuple[float, Floats]:
         if not _is_judged(response.labels):
             continue
         wanted = first_error(response.labels)
-        found = next((i for i, s in enumerate(response.scores) if s < side.threshold), None)
+        found = predicted_error(response.scores, side.threshold)
         column = 0 if wanted is not None else 2
         row[column], row[column + 1] = found == wanted, 1
     totals = resamples.sums(rows)

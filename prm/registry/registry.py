@@ -24,6 +24,8 @@ class Registry:
         self.root = root
         self._versions = {version.key: version for version in versions}
         self._pointers = dict(pointers)
+        # Recipes are parsed once: every request asks.
+        self._references = {version.key: references_of(version) for version in versions}
         self._calibrations = {version.key: CalibrationFolder(version) for version in versions}
 
     @classmethod
@@ -74,7 +76,7 @@ class Registry:
 
     def references_of(self, version: ModelVersion) -> list[ModelVersion]:
         """The versions that this one is read together with: an implicit PRM's frozen reference."""
-        return [self._versions[pinned.key] for pinned in references_of(version)]
+        return [self._versions[pinned.key] for pinned in self._references[version.key]]
 
     def calibrations(self, version: ModelVersion) -> CalibrationFolder:
         """What was fitted to this version's scores."""

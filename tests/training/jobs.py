@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from prm.chat import ChatTokenizer
+from training.assembly import Run
 from training.data import Example, encode_problem
+from training.loop import OnlineTraining
 from training.rollout_batch import Written
 from training.spec import TrainingJob
 from training.types import Problem
@@ -55,6 +57,12 @@ def small_job(policy: Path, algorithm: dict[str, Any], /, **changes: Any) -> Tra
     if trains_prm:
         fields["prm_optimizer"] = {"lr": 2e-3}
     return TrainingJob.model_validate(fields | changes)
+
+
+def online(run: Run) -> OnlineTraining:
+    """The loop of a run that trains online."""
+    assert isinstance(run.training, OnlineTraining)
+    return run.training
 
 
 def written(tokenizer: ChatTokenizer, problem: str, text: str) -> Written:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from prm.aggregation import predicted_error
 from training.evaluate import (
     Floats,
     best_of_n,
@@ -13,7 +14,6 @@ from training.evaluate import (
     mean_with_interval,
     oracle,
     pass_at_1,
-    predicted_error,
     step_accuracy,
     threshold_hits,
     weighted_vote,

@@ -4,12 +4,12 @@ from math import exp
 
 import pytest
 
-from prm.aggregation import AGGREGATIONS
+from prm.aggregation import AGGREGATIONS, predicted_error
 from prm.families.base import sigmoid
 from search.selection import pick
 from search.stopping import totals_of
 from tests.training.vectors import block
-from training.evaluate import predicted_error, step_accuracy, threshold_hits
+from training.evaluate import step_accuracy, threshold_hits
 from training.metrics import average_at_n, pass_at_k, pass_at_n, weighted_by_size
 from training.types import Problem, Rollout
 

@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
+from prm.aggregation import predicted_error
 from tests.training.vectors import flags
-from training.evaluate import harmonic_mean, predicted_error
+from training.evaluate import harmonic_mean
 from training.held_out import first_error_f1
 from training.telling import reference_kl
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from prm.engine.model import CausalLM
 from prm.errors import InvalidInput, RungError, Unavailable
+from tests.training.jobs import online, small_job
 from tests.training.served_policy import ServedPolicy
 from training.assembly import Run, assemble
 from training.events import Events, read_events
@@ -29,35 +30,6 @@ from training.types import Problem
 from training.untied import untied_copy
 from training.weighting import sampler_agreement
 from training.writers import Writer
-
-TASK = {"type": "running_sum", "digits": [4, 4], "slip_probability": 0.5}
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 32,
-}
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that imitates slipping pupils, so that it is right now and then."""
-    job = TrainingJob.model_validate(
-        {
-            "name": "pupil",
-            "policy": TINY,
-            "data": {"type": "task", "task": TASK},
-            "algorithm": {"type": "sft"},
-            "rollouts": {"problems": 64},
-            "optimizer": {"lr": 5e-3},
-            "steps": 150,
-            "checkpoint_every": 1000,
-            "evaluation": False,
-        }
-    )
-    return run_job(job, tmp_path_factory.mktemp("pupil") / "run").models["policy"]
 
 
 @pytest.fixture
@@ -76,18 +48,11 @@ def job_of(policy: Path, served: ServedPolicy) -> Callable[..., TrainingJob]:
     def job(*, server: dict[str, Any] | None = None, **changes: Any) -> TrainingJob:
         there = {"url": served.url, "patience_s": 1.0} | (server or {})
         fields: dict[str, Any] = {
-            "name": "job",
-            "seed": 3,
-            "policy": policy,
-            "data": {"type": "task", "task": TASK},
-            "algorithm": {"type": "grpo"},
             "rollouts": {"problems": 16, "per_problem": 4, "server": there},
             "optimizer": {"lr": 3e-3},
-            "steps": 3,
             "checkpoint_every": 1,
-            "evaluation": False,
         }
-        return TrainingJob.model_validate(fields | changes)
+        return small_job(policy, {"type": "grpo"}, **fields | changes)
 
     return job
 
@@ -97,11 +62,6 @@ def open_run(tmp_path: Path) -> Iterator[Callable[[TrainingJob], Run]]:
     """Runs whose connections end with the test."""
     with ExitStack() as stack:
         yield lambda job: assemble(job, Events([]), tmp_path / "run", stack)
-
-
-def online(run: Run) -> OnlineTraining:
-    assert isinstance(run.training, OnlineTraining)
-    return run.training
 
 
 def gap_to_the_policy(training: OnlineTraining) -> float:

@@ -18,6 +18,7 @@ from tests.integration.vllm.conftest import (
     VllmServer,
     running_vllm,
 )
+from tests.training.jobs import online
 from training.assembly import Run, assemble
 from training.events import Events, read_events
 from training.loop import OnlineTraining
@@ -95,11 +96,6 @@ def open_run(tmp_path: Path) -> Iterator[Callable[[TrainingJob], Run]]:
     """Runs whose connections end with the test."""
     with ExitStack() as stack:
         yield lambda job: assemble(job, Events([]), tmp_path / "run", stack)
-
-
-def online(run: Run) -> OnlineTraining:
-    assert isinstance(run.training, OnlineTraining)
-    return run.training
 
 
 def write(training: OnlineTraining, seed: str, per_problem: int = 4) -> list[list[Written]]:
