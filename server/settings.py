@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from prm.engine.process import EngineOptions
@@ -25,6 +25,17 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
     models: Path = Field(default=BUNDLED_MODELS, description="Folder of model versions.")
+    runs: Path = Field(
+        default=Path("runs"), description="Folder of training jobs, uploaded files and feedback."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("redis_url", "RUNG_REDIS_URL", "REDIS_URL"),
+        description="Redis that servers and workers share; without it this process is alone.",
+    )
+    worker: bool | None = Field(
+        default=None, description="Run training jobs here; default: where there is no Redis."
+    )
     policy_url: str | None = Field(
         default=None, description="An OpenAI-compatible server whose models write the steps."
     )
@@ -131,6 +142,11 @@ class Settings(BaseSettings):
                     'is no JSON object of URLs, as {"NAME": "http://HOST:PORT"}'
                 ) from error
         return urls
+
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether this server trains, too."""
+        return self.redis_url is None if self.worker is None else self.worker
 
     @property
     def is_loopback(self) -> bool:
