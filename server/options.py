@@ -44,12 +44,15 @@ def settings_of(**given: Any) -> "Settings":
     from pydantic import ValidationError
 
     from prm.validation import first_problem
+    from server.secret_files import SecretFileError
     from server.settings import Settings
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         fail(first_problem(error), code=2)
+    except SecretFileError as error:
+        fail(str(error), code=2)
 
 
 def connection_of(

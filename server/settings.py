@@ -1,18 +1,26 @@
 """Everything that can be set about a server, in one place.
 
 Each field is an environment variable (`RUNG_` and the field's name) and most are an option of
-`rung serve`; the option wins. The object is made once and passed in; nothing reads it globally.
+`rung serve`; the option wins. Secrets may lie in files instead (`server/secret_files.py`). The
+object is made once and passed in; nothing reads it globally.
 """
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from prm.engine.process import EngineOptions
+from server.secret_files import SecretFiles
 
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -20,7 +28,10 @@ BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 class Settings(BaseSettings):
     """Settings of one server process."""
 
-    model_config = SettingsConfigDict(env_prefix="RUNG_", extra="forbid", frozen=True)
+    # An empty variable is none: what a compose file passes on where nobody has set it.
+    model_config = SettingsConfigDict(
+        env_prefix="RUNG_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
@@ -59,7 +70,7 @@ class Settings(BaseSettings):
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="Keys that may do everything, separated by commas."
+        default=(), description="Keys that may do everything, separated by commas or lines."
     )
     keys_file: Path = Field(
         default=Path.home() / ".config" / "rung" / "keys.json",
@@ -124,11 +135,23 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(default=300.0, gt=0, description="Longest time for a request.")
     log_format: Literal["console", "json"] = "console"
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options, then variables, then the files that variables name."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, keys: object) -> object:
         if isinstance(keys, str):
-            return tuple(filter(None, map(str.strip, keys.split(","))))
+            return tuple(filter(None, map(str.strip, re.split(r"[,\n]", keys))))
         return keys
 
     @field_validator("scoring_urls", mode="before")
