@@ -4,6 +4,7 @@ RungError
 ├── CallerError               a caller's mistake; the message names field, number and remedy
 │   ├── InvalidInput          400  the values do not make sense together, or for this model
 │   ├── UnknownModel          404  no such model or version is served
+│   ├── NotFound              404  nothing else has this id: no file, job, event, served answer
 │   └── Conflict              409  what is there does not allow it
 ├── Overloaded                429  every permit is taken; says when to come back
 ├── Unavailable               503  no engine, or no policy server, can answer at this moment
@@ -35,6 +36,10 @@ class InvalidInput(CallerError):
 
 class UnknownModel(CallerError):
     """The name, or the version behind its `@`, is not served here."""
+
+
+class NotFound(CallerError):
+    """Nothing here has this id."""
 
 
 class Conflict(CallerError):

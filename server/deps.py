@@ -99,6 +99,7 @@ Caller = Annotated[str, Depends(_caller)]
 Permit = Depends(_permit, scope="request")
 MayScore = Depends(_KeyWith("score"))
 MaySearch = Depends(_KeyWith("search"))
+MayTrain = Depends(_KeyWith("train"))
 MayAdminister = Depends(_KeyWith("admin"))
 
 

@@ -16,6 +16,7 @@ from prm.errors import (
     Conflict,
     InvalidInput,
     ModelFault,
+    NotFound,
     Overloaded,
     Unavailable,
     UnknownModel,
@@ -32,6 +33,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 CALLER_STATUS: dict[type[CallerError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
     UnknownModel: (404, "model_not_found"),
+    NotFound: (404, "not_found"),
     Conflict: (409, "conflict"),
 }
 

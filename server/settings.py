@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(default=8 << 20, ge=1, description="Largest request body.")
+    max_file_mb: int = Field(
+        default=256, ge=1, description="Largest uploaded file of training data, in MiB."
+    )
+    max_jobs: int = Field(
+        default=100, ge=1, description="Most training jobs that are not done; more: 429."
+    )
     max_items: int = Field(default=512, ge=1, description="Most items in one scoring request.")
     max_candidates: int = Field(
         default=512, ge=1, description="Most candidates of a search at a time: n, or n times width."
