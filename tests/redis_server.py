@@ -20,25 +20,17 @@ from redis import Redis, RedisError
 class RedisServer:
     """One that can be killed and started again, on the same port, with what it had on disk."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._binary = binary
-        self._folder = folder
+        self._command = redis_command(self.port, folder)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._process = subprocess.Popen(
-            [
-                self._binary,
-                *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)),
-                *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 20
         while not self.answers():
             assert time.monotonic() < until, "redis-server does not answer"
@@ -59,15 +51,25 @@ class RedisServer:
             self._process = None
 
 
-@contextmanager
-def running_redis() -> Iterator[RedisServer]:
-    """A server that answers, killed at the end; skips the test where none is installed."""
+def redis_command(port: int, folder: Path) -> list[str]:
+    """What starts a server that keeps all it has in this folder; skips the test where none is."""
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         assert os.environ.get("RUNG_REDIS") != "required", "no redis-server is installed"
         pytest.skip("no redis-server is installed (Debian: apt-get install redis-server)")
+    folder.mkdir(exist_ok=True)
+    return [
+        binary,
+        *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+        *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+    ]
+
+
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """A server that answers, killed at the end; skips the test where none is installed."""
     with tempfile.TemporaryDirectory(prefix="rung-redis-") as folder:
-        server = RedisServer(binary, Path(folder))
+        server = RedisServer(Path(folder))
         try:
             server.start()
             yield server
