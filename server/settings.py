@@ -106,6 +106,22 @@ class Settings(BaseSettings):
         default=0.5, gt=0, description="How often it is looked whether a version was published."
     )
 
+    swap: Literal["auto", "beside", "drain"] = Field(
+        default="auto",
+        description="A new version is loaded beside the old one, or, where memory cannot hold "
+        "both, in its place: auto asks the engine.",
+    )
+    swap_wait_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Longest wait of a request whose model is exchanged in its place; then 503.",
+    )
+    keep_versions: int | None = Field(
+        default=None,
+        ge=1,
+        description="After a promotion, versions beyond so many are removed; default: none is.",
+    )
+
     canary_error_rate: float = Field(
         default=0.02,
         ge=0,
