@@ -17,7 +17,7 @@ from server.auth import Keys
 from server.errors import ERROR_RESPONSES, add_error_handlers, error_response
 from server.key_file import KeyFile
 from server.limits import BodyLimit, Permits
-from server.routes import chat, models, operations, rerank, score, search, versions
+from server.routes import chat, feedback, models, operations, rerank, score, search, versions
 from server.services import Services
 from server.settings import Settings
 
@@ -42,6 +42,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.start(on_refusal)
         services.reloader.start()
+        services.memory.start()
         # Beside the engine, which takes longer: no search has to wait for them.
         services.answers.begin()
         yield
@@ -61,7 +62,7 @@ def create_app(
         is_loopback=settings.is_loopback,
     )
     add_error_handlers(app)
-    for routes in (score, search, chat, rerank, models, versions):
+    for routes in (score, search, chat, rerank, models, versions, feedback):
         app.include_router(routes.router, responses=ERROR_RESPONSES)
     app.include_router(operations.router)
     Instrumentator(

@@ -7,7 +7,6 @@ shape: no choices, and the event in `search_event`.
 """
 
 import time
-import uuid
 from collections.abc import Iterator
 
 from search.types import Candidate
@@ -33,7 +32,7 @@ class ChatStream:
         self._sent = ""
         generator = prepared.generator
         self._empty = ChatChunk(
-            id=chat_id(uuid.uuid4().hex),
+            id=chat_id(prepared.id),
             created=int(time.time()),
             model=body.model,
             system_fingerprint=fingerprint(generator.name, generator.version),

@@ -33,10 +33,10 @@ async def _permit(request: Request) -> AsyncIterator[None]:
 
 
 class _KeyWith:
-    """A dependency: the caller has a key with this scope, where keys are asked for."""
+    """A dependency: the caller has a key with one of these scopes, where keys are asked for."""
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self, *scopes: Scope) -> None:
+        self._scopes = scopes
 
     async def __call__(
         self,
@@ -52,8 +52,8 @@ class _KeyWith:
         record = keys.find(credentials.credentials)
         if record is None:
             raise NotAuthenticated("this API key is not known here")
-        if not record.allows(self._scope):
-            raise NotAllowed(f"this API key has no scope {self._scope!r}")
+        if not any(map(record.allows, self._scopes)):
+            raise NotAllowed(f"this API key has no scope {' or '.join(map(repr, self._scopes))}")
         request.state.key_id = record.id
 
 
@@ -94,11 +94,18 @@ def _caller(
     return f"{key_id or address}/{named or ''}"
 
 
+def _key_id(request: Request) -> str:
+    """Whose labels these are. Where no key is asked for, all callers are one."""
+    return getattr(request.state, "key_id", None) or "local"
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 Caller = Annotated[str, Depends(_caller)]
+KeyId = Annotated[str, Depends(_key_id)]
 Permit = Depends(_permit, scope="request")
 MayScore = Depends(_KeyWith("score"))
 MaySearch = Depends(_KeyWith("search"))
+MayLabel = Depends(_KeyWith("score", "search"))
 MayTrain = Depends(_KeyWith("train"))
 MayAdminister = Depends(_KeyWith("admin"))
 

@@ -10,6 +10,7 @@ from prm.scorer import ScoredBatch, StepScorer
 from prm.tasks import off_loop_if_long
 from prm.types import Trajectory
 from server.calibrations import calibration_for, current_calibrations
+from server.feedback.memory import Memory
 from server.schemas.score import ScoreRequest, ScoreResponse
 from server.score_response import score_response
 from server.serving import Lease, Serving
@@ -21,11 +22,18 @@ class ScoreService:
     """Scores for the steps of a request's items, at most `max_items` of them."""
 
     def __init__(
-        self, serving: Serving, trials: Trials, telemetry: Telemetry, *, max_items: int
+        self,
+        serving: Serving,
+        trials: Trials,
+        telemetry: Telemetry,
+        memory: Memory,
+        *,
+        max_items: int,
     ) -> None:
         self._serving = serving
         self._trials = trials
         self._telemetry = telemetry
+        self._memory = memory
         self._max_items = max_items
 
     async def score(self, request: ScoreRequest, *, caller: str | None = None) -> ScoreResponse:
@@ -69,7 +77,9 @@ class ScoreService:
         if shadow is not None and not request.reference_compat and calibration is None:
             self._score_beside(shadow, self._serving.renew(lease), trajectories, request, batch)
         self._telemetry.scored(scorer.version, batch, time.perf_counter() - started)
-        return score_response(request, scorer, batch, started)
+        response = score_response(request, scorer, batch, started)
+        self._memory.scored(response.id, scorer.version, batch)
+        return response
 
     def _score_beside(
         self,

@@ -1,7 +1,6 @@
 """From a finished search to the answer of `POST /v1/search`."""
 
 import time
-import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,15 +26,18 @@ from server.serving import Lease
 class PreparedSearch:
     """A search that was checked and has everything it needs, but has not begun.
 
-    `lease` keeps its versions; whoever runs the search gives it back.
+    `lease` keeps its versions; whoever runs the search gives it back. The caller is given the
+    `num_given` best of its candidates.
     """
 
+    id: str
     request: SearchRequest
     run: SearchRun
     generator: Generator
     prm: ModelVersion | None
     lease: Lease
     started_s: float
+    num_given: int
 
 
 def search_response(prepared: PreparedSearch, result: SearchResult) -> SearchResponse:
@@ -43,7 +45,7 @@ def search_response(prepared: PreparedSearch, result: SearchResult) -> SearchRes
     request, run = prepared.request, prepared.run
     winner = result.winner
     return SearchResponse(
-        id=f"search-{uuid.uuid4().hex}",
+        id=prepared.id,
         created=int(time.time()),
         policy=prepared.generator.name,
         policy_version=prepared.generator.version,

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ from search.run import SearchRun, run_search
 from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, StoppedBy
 from server.calibrations import calibration_of_policy, current_calibrations
 from server.choosing import with_chosen
+from server.feedback.memory import Memory
 from server.policies import Policies
 from server.schemas.search import EventOut, SearchRequest, SearchResponse
 from server.search_fitted import selection_fitted, with_fitted
@@ -35,6 +37,7 @@ class SearchService:
         policies: Policies,
         answers: AnswerKinds,
         telemetry: Telemetry,
+        memory: Memory,
         *,
         max_candidates: int,
     ) -> None:
@@ -42,10 +45,15 @@ class SearchService:
         self._policies = policies
         self._answers = answers
         self._telemetry = telemetry
+        self._memory = memory
         self._max_candidates = max_candidates
 
-    async def prepare(self, request: SearchRequest, *, caller: str | None = None) -> PreparedSearch:
+    async def prepare(
+        self, request: SearchRequest, *, caller: str | None = None, num_given: int = 1
+    ) -> PreparedSearch:
         """Check a search and gather its parts. `caller` decides who is a canary's.
+
+        The caller is given the `num_given` best candidates, and may say later what they were worth.
 
         Raises CallerError, Unavailable.
         """
@@ -86,12 +94,14 @@ class SearchService:
         )
         run.choice = choice
         return PreparedSearch(
+            id=f"search-{uuid.uuid4().hex}",
             request=request,
             run=run,
             generator=generator,
             prm=scorer.version if scorer else None,
             lease=lease,
             started_s=started,
+            num_given=num_given,
         )
 
     async def run(self, prepared: PreparedSearch) -> SearchResponse:
@@ -121,6 +131,13 @@ class SearchService:
                         yield event
                     else:
                         usage, ended_by = event.usage, event.stopped_by
+                        self._memory.searched(
+                            prepared.id,
+                            run.problem.messages,
+                            prepared.prm,
+                            event,
+                            given=prepared.num_given,
+                        )
                         yield search_response(prepared, event)
         except Exception:
             ended_by = "failed"

@@ -15,6 +15,10 @@ from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry, Verdict, reject
 from search.answers import MathAnswers
 from search.generators.openai_server import OpenAIServer
+from server.feedback.memory import Memory
+from server.feedback.metrics import FeedbackMetrics
+from server.feedback.service import FeedbackService
+from server.feedback.store import FeedbackStore
 from server.policies import Policies
 from server.reload import Reloader
 from server.sandbox import Sandbox
@@ -56,10 +60,23 @@ class Services:
         self.policies = Policies(lambda: self.serving.policies, _policy_server(settings, policies))
         if self.policies.breaker is not None:
             self.telemetry.watch_policy_server(self.policies.breaker)
+        self.memory = Memory(
+            settings.runs, hours=settings.feedback_hours, megabytes=settings.feedback_mb
+        )
         self.scores = ScoreService(
-            self.serving, self.trials, self.telemetry, max_items=settings.max_items
+            self.serving, self.trials, self.telemetry, self.memory, max_items=settings.max_items
         )
         self.answers = MathAnswers(workers=settings.answer_processes)
+        self.feedback = FeedbackService(
+            FeedbackStore(settings.runs),
+            self.memory,
+            self.serving,
+            self.answers,
+            FeedbackMetrics(self.telemetry.registry),
+            per_day=settings.feedback_per_key_day,
+            key_share=settings.feedback_key_share,
+            max_items=settings.max_items,
+        )
         self.sandbox = Sandbox(CodeGrader(processes=settings.code_processes))
         self.telemetry.watch_answers(self.answers, self.sandbox)
         self.searches = SearchService(
@@ -67,6 +84,7 @@ class Services:
             self.policies,
             AnswerKinds(self.answers, self.sandbox),
             self.telemetry,
+            self.memory,
             max_candidates=settings.max_candidates,
         )
 
@@ -86,6 +104,8 @@ class Services:
     async def close(self) -> None:
         """End the engine and the connections."""
         await self.trials.aclose()
+        await self.memory.aclose()
+        await self.feedback.store.aclose()
         await self.reloader.close()
         await self.engine.close()
         await self.policies.aclose()

@@ -138,6 +138,30 @@ class Settings(BaseSettings):
         default=50, ge=1, description="Requests of both before their scores are compared."
     )
 
+    feedback_hours: float = Field(
+        default=24.0,
+        ge=0,
+        description="How long feedback may name what was served; 0: nothing is remembered.",
+    )
+    feedback_mb: int = Field(
+        default=256, ge=1, description="Disk for what is remembered, in MiB; the oldest goes first."
+    )
+    feedback_per_key_day: int = Field(
+        default=10_000, ge=1, description="Labels that a key may give on one day (UTC)."
+    )
+    feedback_key_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Most of a training's weight that comes from one key, where there are others.",
+    )
+    retrain_every: int | None = Field(
+        default=None, ge=1, description="Train a PRM anew after so many labels more."
+    )
+    retrain_hours: float | None = Field(
+        default=None, gt=0, description="Or after so many hours, where there are new ones."
+    )
+
     engine_silence_s: float = Field(
         default=30.0, ge=5, description="An engine that gave no sign of life for so long is killed."
     )

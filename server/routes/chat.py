@@ -33,7 +33,9 @@ async def chat(
     """Answer a chat by a plain sample, or by the search that body, header or model asks for."""
     search = search_of(body, strategy, services.registry)
     with named_as_sent():
-        prepared = await until_gone(request, services.searches.prepare(search, caller=caller))
+        prepared = await until_gone(
+            request, services.searches.prepare(search, caller=caller, num_given=body.n or 1)
+        )
         if body.stream:
             events = services.searches.events(prepared)
             # What can go wrong mostly does so before the first event, while a status can say so.
