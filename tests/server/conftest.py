@@ -1,10 +1,12 @@
 """A real `rung serve` process over tiny models."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,13 +63,16 @@ def rung_serve(
     behind it.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
+    runs = tempfile.mkdtemp(prefix="rung-runs-")
     with open(log or os.devnull, "w") as stderr:
         process = subprocess.Popen(
             [
                 *(*within, sys.executable, "-m", "server", "serve"),
                 *(f"--port={port}", f"--models={models}"),
             ],
-            env=os.environ | {"RUNG_THREADS": "1", "RUNG_KEYS_FILE": "/nonexistent"} | environment,
+            env=os.environ
+            | {"RUNG_THREADS": "1", "RUNG_KEYS_FILE": "/nonexistent", "RUNG_RUNS": runs}
+            | environment,
             text=True,
             stderr=stderr,
         )
@@ -78,6 +83,7 @@ def rung_serve(
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=20)
+        shutil.rmtree(runs)
 
 
 @pytest.fixture(scope="session")
