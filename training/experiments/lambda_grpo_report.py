@@ -48,6 +48,11 @@ def report_on(results: Mapping[Unit, Result]) -> Report:
         sentence=sentence,
         tables=(_tree_table(trees), _model_table(runs, base), _cost_table(runs)),
         draw=lambda figure: _draw(figure, trees[_MAIN], runs),
+        notes=(
+            "Times are of steps of 0.1 s, with whatever else the machine did; measured alone, on "
+            "the bundled policy: [performance](../performance.md#training). A run of the language "
+            "model either learns or does not, so that intervals of means may leave 0 to 1."
+        ),
     )
 
 
@@ -143,7 +148,7 @@ def _cost_table(runs: Runs) -> Table:
         )
     head = ("method", "ms for credit per step", "of a step", "gradient norm", "tokens shared")
     return Table(
-        title="What it costs: advantages and weights, medians over steps",
+        title="What it costs: advantages and weights, medians over steps, means over runs",
         head=head,
         rows=tuple(rows),
     )

@@ -187,10 +187,6 @@ def learned(folder: Path) -> Result:
     written = dict(zip(*curve(folder, "step", "rollouts"), strict=True))
     lengths = dict(zip(*curve(folder, "step", "length"), strict=True))
     pairs = zip(*curve(folder, "step", "prm_pair_accuracy"), strict=True)
-    seconds = {
-        phase: sum(curve(folder, "step", f"seconds_{phase}")[1])
-        for phase in ("rollouts", "credit", "update")
-    }
     return {
         "steps": steps,
         "accuracy": accuracy,
@@ -198,5 +194,4 @@ def learned(folder: Path) -> Result:
         "entropy": curve(folder, "step", "entropy")[1],
         "pair_accuracy": [list(pair) for pair in pairs],
         "best_of_n": curve(folder, "evaluation", "best_of_n_min")[1],
-        "phase_seconds": seconds,
     }

@@ -70,9 +70,9 @@ group statistics; PRL with 1/η of 0.03 to 1 and the KL from each token on; PRL 
 a step's first token, or at its last as the authors' code does. Group statistics, clipping and
 optimizer are the same in all of them.
 
-Differences to GRPO have intervals of a bootstrap over seeds and problems, paired. The verdict
-stands on 1/η = {PRIMARY.removeprefix("prl_")}, the best in a pilot with other problems, seeds and
-another model; the other settings are that pilot's, too.
+Differences to GRPO have intervals over seeds and problems, paired: the variances of both are added
+up, with Student's t. The verdict stands on 1/η = {PRIMARY.removeprefix("prl_")}, the best in a
+pilot with other problems, seeds and another model; the other settings are that pilot's, too.
 """
 
     def rounds(self, quick: bool) -> Sequence[Sequence[Unit]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.experiments.base import Report, Result, Table, Verdict
-from training.experiments.statistics import Interval, over_seeds, paired_bootstrap
+from training.experiments.statistics import Interval, over_seeds, paired_crossed
 from training.metrics import pass_at_k
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def title(arm: str) -> str:
 
 def _against(arms: Arms, arm: str, count: int, other: str = BASELINE) -> Interval:
     ours, theirs = (passes(arms[name], count).tolist() for name in (arm, other))
-    return paired_bootstrap(ours, theirs, draws=4000)
+    return paired_crossed(ours, theirs)
 
 
 def _verdict(arms: Arms) -> tuple[Verdict, str]:
@@ -115,7 +115,7 @@ def _differences(arms: Arms) -> Table:
         if arm != BASELINE
     ]
     return Table(
-        title="Minus GRPO: bootstrap over seeds and problems, paired",
+        title="Minus GRPO: 95 % intervals over seeds and problems, paired",
         head=("arm", "average", *(f"pass@{count}" for count in _SHOWN)),
         rows=tuple(rows),
     )

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -94,9 +93,7 @@ def _run_unit(experiment: Experiment, unit: Unit, folders: Folders, *, quick: bo
     import torch
 
     torch.set_num_threads(1)
-    started = time.monotonic()
     result = experiment.run(unit, folders, quick=quick)
-    result |= {"seconds": round(time.monotonic() - started, 1)}
     whole = folders[unit] / f"{RESULT}.part"
     whole.write_text(json.dumps(result))
     whole.rename(folders[unit] / RESULT)
@@ -120,9 +117,7 @@ def publish(
     told = {str(unit): result for unit, result in results.items()}
     text = json.dumps(told, indent=1, sort_keys=True)
     (folder / f"{experiment.name}.json").write_text(f"{text}\n")
-    minutes = sum(result["seconds"] for result in results.values()) / 60
-    facts = f"{len(results)} runs, {minutes:.0f} minutes of one core in all"
-    facts += "; --quick: the figures mean nothing." if quick else "."
+    facts = f"{len(results)} runs{'; --quick: the figures mean nothing' if quick else ''}."
     return write_page(experiment, report, folder, facts)
 
 

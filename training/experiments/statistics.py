@@ -41,10 +41,12 @@ def over_seeds(values: Sequence[float]) -> Interval:
     mean = fsum(values) / len(values)
     if len(values) == 1:
         return Interval(mean, float("-inf"), float("inf"))
-    degrees = len(values) - 1
-    quantile = _T_975[degrees - 1] if degrees <= len(_T_975) else NormalDist().inv_cdf(0.975)
-    half = quantile * stdev(values) / sqrt(len(values))
+    half = _t_975(len(values) - 1) * stdev(values) / sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def _t_975(degrees: int) -> float:
+    return _T_975[degrees - 1] if degrees <= len(_T_975) else NormalDist().inv_cdf(0.975)
 
 
 def paired_over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
@@ -52,28 +54,29 @@ def paired_over_seeds(ours: Sequence[float], theirs: Sequence[float]) -> Interva
     return over_seeds([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
-def paired_bootstrap(
-    ours: Sequence[Sequence[float]],
-    theirs: Sequence[Sequence[float]],
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """The mean difference of two arms on the same problems, seeds and problems drawn again.
+def paired_crossed(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Interval:
+    """The mean difference of two arms on the same problems: other seeds and other problems.
 
-    Both are [seeds, problems], and row by row and column by column the same.
+    Both are [seeds, problems], row by row and column by column the same. The variance is that of
+    the means of rows plus that of the means of columns, which counts what is left of both twice,
+    with Student's t of Satterthwaite's degrees of freedom. A bootstrap of five rows would be three
+    fifths as wide as five rows ask for.
+
+    >>> str(paired_crossed([[1, 2], [3, 4]], [[0, 0], [0, 0]]))
+    '2.500 (-11.706 to 16.706)'
     """
     difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     assert difference.ndim == 2, f"expected [seeds, problems], got {difference.shape}"
-    seeds, problems = difference.shape
-    rng = np.random.default_rng(seed)
-    means = np.empty(draws)
-    for draw in range(draws):
-        rows = rng.integers(seeds, size=seeds)
-        columns = rng.integers(problems, size=problems)
-        means[draw] = difference[np.ix_(rows, columns)].mean()
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(difference.mean()), float(low), float(high))
+    mean, variance, spread = float(difference.mean()), 0.0, 0.0
+    for axis, count in enumerate(difference.shape):
+        if count == 1:
+            return Interval(mean, float("-inf"), float("inf"))
+        part = float(difference.mean(1 - axis).var(ddof=1)) / count
+        variance += part
+        spread += part**2 / (count - 1)
+    # Whole degrees may come out a rounding below.
+    half = _t_975(int(variance**2 / spread + 1e-9)) * sqrt(variance) if spread else 0.0
+    return Interval(mean, mean - half, mean + half)
 
 
 def two_proportions(successes: tuple[int, int], trials: tuple[int, int]) -> float:

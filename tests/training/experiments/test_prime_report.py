@@ -27,7 +27,6 @@ def run_of(accuracy: list[float], first_pairs: float, last_pairs: float) -> dict
         "tokens": [100.0 * step for step in steps],
         "pair_accuracy": pairs,
         "best_of_n": accuracy,
-        "phase_seconds": {"rollouts": 1.0},
     }
 
 
@@ -69,7 +68,7 @@ def test_both_halves_of_the_claim_are_judged(
     )
     assert found.verdict == verdict
     assert ("more sample-efficient" in found.sentence) == (prime[0] > 0.2)
-    assert ("keeps its accuracy where" in found.sentence) == (online > 0.6)
+    assert ("stays ahead of the frozen one" in found.sentence) == (online > 0.6)
 
 
 def test_steps_to_a_goal_lie_between_evaluations() -> None:
@@ -85,3 +84,12 @@ def test_rollouts_that_a_prm_was_trained_on_come_first() -> None:
     # 1,000 of 2,000 tokens pass before the first step; then 0 → .2 over the other 1,000.
     assert _areas_by_tokens(told, "prime_frozen")[0] == pytest.approx(0.05)
     assert _areas_by_tokens(told, "rloo")[0] == pytest.approx((0.1 + 0.3) / 2)
+
+
+def test_an_arm_whose_prm_takes_all_tokens_has_no_area() -> None:
+    told = results() | {OFFLINE: [{"tokens": 2000.0}]}
+    assert _areas_by_tokens(told, "prime_frozen") == []
+    efficiency = report_on(told).tables[0]
+    assert [row[3] == "–" for row in efficiency.rows] == [
+        arm in ("prime_warm", "prime_frozen") for arm in TITLES
+    ]

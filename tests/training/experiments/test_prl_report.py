@@ -7,13 +7,13 @@ from training.experiments.base import Result
 from training.experiments.prl_report import PRIMARY, SAMPLES, passes, report_on, title
 
 ARMS = ("grpo", "k3_0.1", "prl_0.03", PRIMARY, "prl_start_0.3")
-BASE: Result = {"right": [8, 16], "entropy": 0.5, "kl": 0.0}
+BASE: Result = {"right": [8, 16] * 10, "entropy": 0.5, "kl": 0.0}
 
 
 def found(right: int) -> list[Result]:
-    """Two seeds; the second problem is twice as easy."""
+    """Five seeds; every second problem is twice as easy."""
     beside = {"entropy": 0.4, "kl": 1.0, "train_accuracy": 0.9}
-    return [{"right": [right + seed, 2 * right], **beside} for seed in range(2)]
+    return [{"right": [right + seed, 2 * right] * 10, **beside} for seed in range(5)]
 
 
 def test_pass_at_n_is_by_seed_and_problem() -> None:

@@ -6,7 +6,7 @@ from training.experiments.statistics import (
     Interval,
     area_under,
     over_seeds,
-    paired_bootstrap,
+    paired_crossed,
     paired_over_seeds,
     two_proportions,
 )
@@ -42,24 +42,33 @@ def test_pairs_have_the_same_seeds() -> None:
         paired_over_seeds([1, 2], [1])
 
 
-def test_a_bootstrap_draws_problems() -> None:
-    # Differences 0 and 1: means of 0, ½ and 1 come up with chances ¼, ½ and ¼.
-    approximately(paired_bootstrap([[1, 1]], [[1, 0]]), 0.5, 0, 1)
+def test_seeds_and_problems_both_count() -> None:
+    # Rows 1.5 and 3.5: 2/2; columns 2 and 3: ½/2. 1.25²/(1² + ¼²) is one whole degree.
+    found = paired_crossed([[1, 2], [3, 4]], [[0, 0], [0, 0]])
+    approximately(found, 2.5, 2.5 - 14.20574, 2.5 + 14.20574)
 
 
-def test_a_bootstrap_draws_seeds() -> None:
-    approximately(paired_bootstrap([[1], [0]], [[0], [0]]), 0.5, 0, 1)
+def test_seeds_alone_have_students_interval() -> None:
+    ours = [[float(seed)] * 7 for seed in range(1, 6)]
+    zeros = [[0.0] * 7 for _ in range(5)]
+    plain = over_seeds([1, 2, 3, 4, 5])
+    approximately(paired_crossed(ours, zeros), plain.mean, plain.low, plain.high)
 
 
-def test_a_bootstrap_of_what_never_differs_is_a_point() -> None:
-    approximately(paired_bootstrap([[3, 5], [1, 2]], [[2, 4], [0, 1]]), 1, 1, 1)
+def test_problems_alone_narrow_it() -> None:
+    # 400 differences of 0 or 1 in equal number: a standard error of ½/√399.
+    found = paired_crossed([[1, 0] * 200] * 5, [[0, 0] * 200] * 5)
+    approximately(found, 0.5, 0.5 - 1.959964 / 2 / 399**0.5, 0.5 + 1.959964 / 2 / 399**0.5)
 
 
-def test_a_bootstrap_narrows_with_problems() -> None:
-    # 400 differences of 0 or 1 in equal number: a standard error of ½/√400.
-    found = paired_bootstrap([[1, 0] * 200], [[0, 0] * 200])
-    approximately(found, 0.5, found.low, found.high)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.025, rel=0.1)
+def test_what_never_differs_is_a_point() -> None:
+    approximately(paired_crossed([[3, 5], [1, 2]], [[2, 4], [0, 1]]), 1, 1, 1)
+
+
+def test_one_seed_or_problem_says_nothing_about_others() -> None:
+    for ours in ([[1.0, 2.0]], [[1.0], [2.0]]):
+        found = paired_crossed(ours, [[0.0] * len(row) for row in ours])
+        assert (found.low, found.high) == (float("-inf"), float("inf"))
 
 
 def test_the_lady_tasting_tea() -> None:
