@@ -14,6 +14,7 @@ import typer
 
 from server.eval_cli import eval_app
 from server.experiments_cli import experiments
+from server.feedback_cli import feedback_app
 from server.import_cli import import_model
 from server.options import (
     Json,
@@ -48,6 +49,7 @@ models_app.command("publish")(publish_run)
 models_app.add_typer(versions_app)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
+app.add_typer(feedback_app, name="feedback")
 app.command()(train)
 app.command()(experiments)
 
@@ -62,6 +64,9 @@ def serve(
     policy_url: PolicyUrl = None,
     scoring_url: ScoringUrls = None,
     device: Annotated[str | None, typer.Option(help="Engine's device.", show_default="cpu")] = None,
+    retrain_every: Annotated[
+        int | None, typer.Option(help="Train a PRM anew after so many labels more.")
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(help="console or json.", show_default="console")
     ] = None,
@@ -76,6 +81,7 @@ def serve(
         policy_url=policy_url,
         scoring_urls=scoring_urls_of(scoring_url),
         device=device,
+        retrain_every=retrain_every,
         log_format=log_format,
     )
     sys.exit(run(settings))

@@ -13,6 +13,7 @@ from prm.errors import InvalidInput, Unavailable, UnknownModel
 from prm.manifest import ModelRef, ModelVersion, PrmManifest
 from prm.registry import Registry
 from prm.validation import first_problem
+from server.schemas.feedback import FeedbackReport
 from server.schemas.models import ModelList, PrmOut
 from server.schemas.score import ScoreRequest, ScoreResponse
 from server.schemas.search import SearchRequest, SearchResponse
@@ -56,6 +57,12 @@ class Connection:
         async with self.open() as answers:
             assert isinstance(answers, _Remote)
             return await answers.change_version(name, what, body)
+
+    async def feedback_report(self, model: str | None) -> FeedbackReport:
+        """The report of the server at `url` on a PRM's feedback. Raises RungError."""
+        async with self.open() as answers:
+            assert isinstance(answers, _Remote)
+            return await answers.feedback_report(model)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Answers]:
@@ -144,6 +151,12 @@ class _Remote:
         path = f"/v1/prm/models/{quote(name, safe='')}/{what}"
         answer = self._parsed(PrmOut, await self._call("POST", path, body))
         return answer.model_dump()
+
+    async def feedback_report(self, model: str | None) -> FeedbackReport:
+        query = f"?model={quote(model, safe='')}" if model else ""
+        return self._parsed(
+            FeedbackReport, await self._call("GET", f"/v1/feedback/report{query}", None)
+        )
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
