@@ -30,15 +30,16 @@ from training.lora import AdaptedLM
 from training.models import TrainedLM
 from training.prm_assembly import (
     check_alone,
+    check_same_ids,
     irl_teacher,
-    labelled_steps,
+    labelled_parts,
     prm_learner,
     step_teacher,
     trained_prm,
 )
 from training.problems import problems_of
 from training.ranks import ALONE, Ranks
-from training.served import GOLDEN, GOLDEN_PRM
+from training.served import GOLDEN, GOLDEN_PRM, HELD_OUT
 from training.settings import Grpo, ImplicitPrm, LambdaGrpo, Prime, Prl, Repirl, Rloo, Sft, StepBce
 from training.spec import Evaluation, FileData, LabelledData, TaskData, TrainingJob
 from training.step_labels import MonteCarloLabels, StepLabeller, TaskLabels
@@ -91,6 +92,7 @@ class Run:
                 if (self.folder / file).is_file():
                     shutil.copyfile(self.folder / file, folders[name] / file)
         self._write_golden_items()
+        self._write_held_out()
         self.ranks.wait()
         return folders
 
@@ -113,6 +115,14 @@ class Run:
             if scored:
                 _write_lines(self.out / GOLDEN_PRM, scored)
 
+    def _write_held_out(self) -> None:
+        """`held_out.jsonl`: of a run whose PRM learnt from rollouts, what the gate judges it on."""
+        if self.prm is None or not self.job.evaluation:
+            return
+        lines = self.bench.labelled(self.job.evaluation, self.training.learners)
+        if lines and self.ranks.index == 0:
+            _write_lines(self.out / HELD_OUT, lines)
+
 
 def _write_lines(path: Path, items: Sequence[object]) -> None:
     lines = [json.dumps(item, ensure_ascii=False) for item in items]
@@ -127,16 +137,18 @@ def assemble(
     Raises InvalidInput, ModelFolderError, and Unavailable where graders cannot work here.
     """
     torch.manual_seed(job.seed)
-    folder = _policy_folder(job, out, ranks)
+    check_alone(job, ranks)
+    models = JobModels(job, _policy_folder(job, out, ranks), ranks)
+    # The texts of files are read by the PRM alone, and so by its own tokenizer.
+    by_prm = isinstance(job.data, LabelledData)
+    folder = models.prm_folder if by_prm else models.folder
     tokenizer = ChatTokenizer(folder)
     if tokenizer.eos_id is None:
         raise InvalidInput(
-            f"policy: the tokenizer of {folder} names no end token, so that no response would ever "
-            "end; set eos_token in its tokenizer_config.json",
+            f"{'prm' if by_prm and job.prm else 'policy'}: the tokenizer of {folder} names no end "
+            "token, so that no response would ever end; set eos_token in its tokenizer_config.json",
             param="policy",
         )
-    check_alone(job, ranks)
-    models = JobModels(job, folder, ranks)
     policy = models.policy()
     reference = _reference(job, models, policy)
     common: dict[str, Any] = {
@@ -148,10 +160,7 @@ def assemble(
         "ranks": ranks,
     }
     if isinstance(job.data, LabelledData):
-        assert isinstance(job.algorithm, StepBce)
-        teacher = step_teacher(job, job.algorithm, models, reference)
-        prm = trained_prm(job, folder, teacher.learner, reference)
-        labelled, measured = labelled_steps(job, job.data, teacher, prm, events)
+        prm, labelled, measured = labelled_parts(job, job.data, models, reference, events)
         return Run(training=labelled, bench=measured, prm=prm, **common)
     writer = _writer(job, policy, tokenizer, events, out, stack)
     grader = SharedGrader(_grader(job.data, stack), ranks)
@@ -327,15 +336,5 @@ def _reference(job: TrainingJob, models: JobModels, policy: TrainedLM) -> Traine
     if not (job.algorithm.needs_reference or job.reference_kl_every):
         return None
     found = models.reference()
-    _check_same_ids("reference", found, policy)
+    check_same_ids("reference", found, policy)
     return found
-
-
-def _check_same_ids(field: str, model: TrainedLM, policy: TrainedLM) -> None:
-    ours, theirs = policy.engine.num_ids, model.engine.num_ids
-    if ours != theirs:
-        raise InvalidInput(
-            f"{field}: it has {theirs} tokens and the policy {ours}: log-probs of the same ids can "
-            "only be compared between models of one vocabulary",
-            param=field,
-        )

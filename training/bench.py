@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prm.chat import ChatTokenizer
+from training.credit.base import frozen_logprobs
+from training.credit.implicit import outcome_figures
 from training.credit.steps import step_figures
 from training.grades import Grader
 from training.heads import TrainedHead
@@ -15,13 +17,14 @@ from training.held_out import (
     step_rewards,
     trajectory_of,
 )
-from training.labelled_steps import LabelledSteps
+from training.labelled_outcomes import LabelledOutcomes, by_problem
+from training.labelled_steps import LabelledSteps, judged_of
 from training.learner import Learner
 from training.models import TrainedLM
 from training.problems import held_out_problems
 from training.ranks import Ranks
-from training.rollout_batch import Group, Written
-from training.settings import StepBce
+from training.rollout_batch import Group, RolloutBatch, Written
+from training.settings import ImplicitPrm, StepBce
 from training.spec import Evaluation, TrainingJob
 from training.trained_prm import TrainedPrm
 from training.types import Problem
@@ -43,10 +46,17 @@ class Bench(Protocol):
         """Responses for golden scores: in the characters that the models read."""
         ...
 
+    def labelled(self, settings: Evaluation, learners: Learners) -> list[dict[str, Any]]:
+        """What was written for the last evaluation, with its labels; none where files hold them."""
+        ...
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class RolloutBench:
-    """The policy on held-out problems, the same every time, and the PRM where one trains."""
+    """The policy on held-out problems, the same every time, and the PRM where one trains.
+
+    `last` is what the policy wrote for the last evaluation.
+    """
 
     job: TrainingJob
     tokenizer: ChatTokenizer
@@ -56,12 +66,11 @@ class RolloutBench:
     reference: TrainedLM | None
     prm: TrainedPrm | None
     ranks: Ranks
+    last: Sequence[Group] | None = None
 
     def evaluate(self, settings: Evaluation, learners: Learners) -> dict[str, float]:
         """See `Bench.evaluate`."""
-        problems = held_out_problems(self.job, settings.problems)
-        written = self._write(problems, "held-out", settings.per_problem, learners)
-        groups = self.grader.grade(written).groups
+        groups = self.last = self._held_out(settings, learners)
         told = policy_figures(groups, self.reader)
         prm = learners.get("prm")
         if prm is None:
@@ -73,12 +82,34 @@ class RolloutBench:
         own = self._write(held_out_problems(self.job, count), "golden", 1, learners)
         found = []
         for (rollout,) in self.ranks.gather(own):
-            spans = self.reader.step_spans(rollout.text)
-            if spans:
-                separator = self.reader.separator
-                steps = [rollout.text[start:end].removesuffix(separator) for start, end in spans]
+            if steps := self._steps(rollout):
                 found.append((rollout.problem.text, steps))
         return found
+
+    def labelled(self, settings: Evaluation, learners: Learners) -> list[dict[str, Any]]:
+        """See `Bench.labelled`. A response without a step has nothing to score, and is left out."""
+        # A run that goes on behind its last step has not evaluated: it writes the same again.
+        groups = self.last if self.last is not None else self._held_out(settings, learners)
+        rollouts = [rollout for group in groups for rollout in group]
+        return [line for rollout in rollouts if (line := self._line(rollout)) is not None]
+
+    def _line(self, rollout: Written) -> dict[str, Any] | None:
+        steps = self._steps(rollout)
+        if not steps:
+            return None
+        problem, find = rollout.problem, self.reader.first_error
+        line = {"problem": problem.text, "steps": steps, "correct": rollout.reward >= 1}
+        return line if find is None else line | {"first_error": find(problem, rollout.text)}
+
+    def _steps(self, rollout: Written) -> list[str]:
+        spans = self.reader.step_spans(rollout.text)
+        separator = self.reader.separator
+        return [rollout.text[start:end].removesuffix(separator) for start, end in spans]
+
+    def _held_out(self, settings: Evaluation, learners: Learners) -> Sequence[Group]:
+        problems = held_out_problems(self.job, settings.problems)
+        written = self._write(problems, "held-out", settings.per_problem, learners)
+        return self.grader.grade(written).groups
 
     def _step_scores(
         self, groups: Sequence[Group], prm: Learner[Any]
@@ -120,4 +151,49 @@ class LabelledBench:
 
     def items(self, count: int, learners: Learners) -> list[Item]:
         """See `Bench.items`: the first responses of the files."""
-        return list(self.trained_on.texts(count))
+        return self.trained_on.texts(count)
+
+    def labelled(self, settings: Evaluation, learners: Learners) -> list[dict[str, Any]]:
+        """See `Bench.labelled`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutcomeBench:
+    """An implicit PRM on responses whose outcome is known."""
+
+    settings: ImplicitPrm
+    reference: TrainedLM
+    prm: TrainedPrm
+    trained_on: LabelledOutcomes
+    held_out: LabelledOutcomes | None
+
+    def evaluate(self, settings: Evaluation, learners: Learners) -> dict[str, float]:
+        """See `Bench.evaluate`: all held-out responses, whatever the settings' sizes."""
+        if self.held_out is None:
+            return {}
+        learner = learners["prm"]
+        batch = RolloutBatch.of(by_problem(self.held_out.rollouts), learner.model.model.device)
+        ours, theirs = (
+            frozen_logprobs(model, batch, learner.settings.micro_tokens)
+            for model in (learner.model, self.reference)
+        )
+        told = outcome_figures(batch, ours - theirs, self.settings.beta)
+        return told | self._first_errors(self.held_out)
+
+    def _first_errors(self, held_out: LabelledOutcomes) -> dict[str, float]:
+        """How well first errors are found, where the labels tell them."""
+        judged = [judged_of(response) for response in held_out.responses]
+        judged = [item for item in judged if item.knows_first_error]
+        if not judged:
+            return {}
+        figures = step_figures(judged, self.prm.raw_of([item.encoded for item in judged]))
+        return {"first_error_f1": figures["prm_first_error_f1"]}
+
+    def items(self, count: int, learners: Learners) -> list[Item]:
+        """See `Bench.items`: the first responses of the files."""
+        return self.trained_on.texts(count)
+
+    def labelled(self, settings: Evaluation, learners: Learners) -> list[dict[str, Any]]:
+        """See `Bench.labelled`."""
+        return []

@@ -1,11 +1,13 @@
 """A job's PRM put together: what it begins as, what teaches it, and how it is read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prm.chat import ChatTokenizer
 from prm.errors import InvalidInput
-from training.bench import LabelledBench
+from training.bench import Bench, LabelledBench, OutcomeBench
+from training.credit.implicit import ImplicitTeacher
 from training.credit.read_outs import ActionHead, LogRatios, ReadOut
 from training.credit.repirl import IrlTeacher
 from training.credit.steps import HeadLogits, RatioLogits, StepLogits, StepTeacher
@@ -13,14 +15,15 @@ from training.demonstrating import TaskExperts
 from training.events import Events
 from training.heads import TrainedHead
 from training.job_models import JobModels
+from training.labelled_outcomes import LabelledOutcomes
 from training.labelled_steps import LabelledSteps
 from training.learner import Learner
 from training.models import TrainedLM
 from training.ranks import Ranks
 from training.served import family_of, served_as
-from training.settings import Repirl, StepBce
+from training.settings import ImplicitPrm, Repirl, StepBce
 from training.spec import LabelledData, Optimizer, TaskData, TrainingJob
-from training.supervised import LabelledTraining
+from training.supervised import LabelledTraining, OutcomeTraining
 from training.trained_prm import TrainedPrm
 
 
@@ -74,16 +77,77 @@ def step_teacher(
     return StepTeacher(settings, logits)
 
 
-def labelled_steps(
+def labelled_parts(
+    job: TrainingJob,
+    data: LabelledData,
+    models: JobModels,
+    reference: TrainedLM | None,
+    events: Events,
+) -> tuple[TrainedPrm, LabelledTraining | OutcomeTraining, Bench]:
+    """What learns from labelled files, and where it is measured."""
+    if isinstance(job.algorithm, ImplicitPrm):
+        assert reference is not None
+        return _outcomes(job, data, job.algorithm, models, reference, events)
+    assert isinstance(job.algorithm, StepBce)
+    teacher = step_teacher(job, job.algorithm, models, reference)
+    prm = trained_prm(job, models.prm_folder, teacher.learner, reference)
+    return prm, *_steps(job, data, teacher, prm, events)
+
+
+def _outcomes(
+    job: TrainingJob,
+    data: LabelledData,
+    settings: ImplicitPrm,
+    models: JobModels,
+    reference: TrainedLM,
+    events: Events,
+) -> tuple[TrainedPrm, OutcomeTraining, OutcomeBench]:
+    learner = prm_learner(job, models)
+    check_same_ids("prm", learner.model, reference)
+    prm = trained_prm(job, models.prm_folder, learner, reference)
+    end = ChatTokenizer(models.prm_folder).eos_id
+    assert end is not None, "checked before any model is loaded"
+
+    def outcomes(files: Sequence[Path]) -> LabelledOutcomes:
+        limit = learner.model.engine.context_limit
+        return LabelledOutcomes(
+            files, data.separator, prm, settings, job.seed, end=end, limit=limit
+        )
+
+    train = outcomes(data.files)
+    held_out = outcomes(data.held_out) if data.held_out else None
+    teacher = ImplicitTeacher(settings, learner, reference)
+    return (
+        prm,
+        OutcomeTraining(
+            job=job, outcomes=train, teacher=teacher, reference=reference, events=events
+        ),
+        OutcomeBench(
+            settings=settings, reference=reference, prm=prm, trained_on=train, held_out=held_out
+        ),
+    )
+
+
+def _steps(
     job: TrainingJob, data: LabelledData, teacher: StepTeacher, prm: TrainedPrm, events: Events
 ) -> tuple[LabelledTraining, LabelledBench]:
-    """Step labels out of files, and where they are measured."""
     train = LabelledSteps(data.files, data.separator, prm.family, job.seed)
     held_out = None
     if data.held_out:
         held_out = LabelledSteps(data.held_out, data.separator, prm.family, job.seed)
     training = LabelledTraining(job=job, steps=train, teacher=teacher, events=events)
     return training, LabelledBench(prm=prm, trained_on=train, held_out=held_out)
+
+
+def check_same_ids(field: str, model: TrainedLM, other: TrainedLM) -> None:
+    """Raises InvalidInput for models of two vocabularies; `other` is the job's policy."""
+    ours, theirs = other.engine.num_ids, model.engine.num_ids
+    if ours != theirs:
+        raise InvalidInput(
+            f"{field}: it has {theirs} tokens and the policy {ours}: log-probs of the same ids can "
+            "only be compared between models of one vocabulary",
+            param=field,
+        )
 
 
 def check_alone(job: TrainingJob, ranks: Ranks) -> None:

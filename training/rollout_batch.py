@@ -18,7 +18,8 @@ class Written:
     """One sampled response, as ids and as text, with the log-probs that it was sampled with.
 
     `policy_step` is how many optimizer steps the policy had behind it. A response that was cut off
-    by its limit has no end token. `reward` is set when the response was graded.
+    by its limit has no end token. `reward` is set when the response was graded, `weight` where its
+    label is worth more or less than another's to a PRM.
     """
 
     problem: Problem
@@ -28,6 +29,7 @@ class Written:
     policy_step: int
     is_cut: bool
     reward: float = 0.0
+    weight: float = 1.0
 
 
 # The rollouts of one problem.
@@ -38,7 +40,8 @@ Group = Sequence[Written]
 class RolloutBatch:
     """Column t of `ids`, `mask` and `sampler_logprobs` is a response's token t.
 
-    `group[i]` numbers the problem of row i, `rewards` are outcome rewards in [0, 1].
+    `group[i]` numbers the problem of row i, `rewards` are outcome rewards in [0, 1], `weights` what
+    each of them counts in a PRM's loss.
     """
 
     rollouts: tuple[Written, ...]
@@ -46,6 +49,7 @@ class RolloutBatch:
     mask: Bool[Tensor, "rows time"]
     group: Int[Tensor, "rows"]
     rewards: Float[Tensor, "rows"]
+    weights: Float[Tensor, "rows"]
     sampler_logprobs: Float[Tensor, "rows time"]
 
     @classmethod
@@ -63,6 +67,7 @@ class RolloutBatch:
             mask=mask,
             group=torch.tensor(numbers, device=device),
             rewards=torch.tensor([rollout.reward for rollout in rollouts], device=device),
+            weights=torch.tensor([rollout.weight for rollout in rollouts], device=device),
             sampler_logprobs=sampled.new_zeros(mask.shape).masked_scatter(mask, sampled),
         )
 

@@ -14,11 +14,14 @@ from prm.families import FAMILIES
 from prm.families.base import Family
 from prm.manifest import GoldenScore, ModelRef, ModelVersion, PrmManifest
 from training.settings import ImplicitPrm, Prime, Repirl, StepBce
+from training.settings.base import set_beside
 from training.spec import TaskData, TrainingJob
 
 PRM, REFERENCE = "prm", "reference"
 # Of a run's folder: items to compute golden scores of, and the same with the trainer's numbers.
 GOLDEN, GOLDEN_PRM = "golden.jsonl", "golden-prm.jsonl"
+# Of a run's folder: labelled responses to problems that it did not train on.
+HELD_OUT = "held_out.jsonl"
 # What a manifest holds before there is anything to say.
 _NO_GOLDEN = (GoldenScore(messages=(), steps=(), raw=()),)
 _NO_HASH = "0" * 64
@@ -50,8 +53,11 @@ def served_as(job: TrainingJob) -> ServedAs | None:
         )
 
     match job.algorithm:
-        case ImplicitPrm(beta=beta):
-            return implicit(beta)
+        case ImplicitPrm() as own:
+            read_out = ("step_value", "step_prefix", "end_token")
+            return implicit(
+                own.beta, **{name: getattr(own, name) for name in set_beside(own, read_out)}
+            )
         case Prime(beta=beta, reference=divisor):
             # A policy that trains is no reference: without one, as its evaluations read it.
             return implicit(beta, has_reference=divisor == "frozen")

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prm.errors import InvalidInput
 from prm.validation import first_problem
 from training.datasets import SourceSettings
-from training.settings import Algorithm, PolicySettings, Prime, StepBce
-from training.settings.base import Positive, Share
+from training.settings import Algorithm, ImplicitPrm, PolicySettings, Prime, StepBce
+from training.settings.base import Positive, Share, set_beside
 from training.tasks import AnyTask
 
 Count = Annotated[int, Field(ge=1)]
@@ -68,10 +68,12 @@ class FileData(Closed):
 
 
 class LabelledData(Closed):
-    """Responses whose steps somebody judged: JSON Lines, as docs/training-data.md has them.
+    """Responses that somebody judged: JSON Lines, as docs/training-data.md has them.
 
-    A step of training takes `rollouts.problems` of them. `separator` joins given steps, and cuts
-    whole responses. `held_out` are measured in evaluations.
+    `step_bce` learns from labels of their steps, `implicit_prm` from their outcomes. A step of
+    training takes `rollouts.problems` of them (of problems with their responses, where the loss is
+    of pairs). `separator` joins given steps, and cuts whole responses. `held_out` are measured in
+    evaluations.
     """
 
     type: Literal["labelled"] = "labelled"
@@ -279,17 +281,12 @@ class TrainingJob(Closed):
                 "reference; leave it out"
             )
         if isinstance(self.data, LabelledData):
-            if not isinstance(settings, StepBce) or settings.labels != "step":
-                raise ValueError(
-                    f'data.type "labelled" holds step labels, which {settings.type} does not take'
-                    + (" with labels of its own" if isinstance(settings, StepBce) else "")
-                    + ': set algorithm to {type = "step_bce"}, or take other data'
-                )
-            if self.evaluation and not self.data.held_out:
-                raise ValueError(
-                    "evaluation needs data.held_out, labelled responses that the run does not "
-                    "train on; give some, or set evaluation to false"
-                )
+            self._check_labelled(self.data)
+        elif isinstance(settings, ImplicitPrm) and settings.step_prefix:
+            raise ValueError(
+                "algorithm.step_prefix is written before steps that were given, and a policy "
+                'writes its own; leave it out, or set data.type to "labelled"'
+            )
         elif isinstance(self.data, FileData) and getattr(settings, "labels", None) == "step":
             raise ValueError(
                 'algorithm.labels "step" takes labels that are there, and files of problems have '
@@ -297,6 +294,29 @@ class TrainingJob(Closed):
                 '"labelled"'
             )
         return self
+
+    def _check_labelled(self, data: LabelledData) -> None:
+        settings = self.algorithm
+        is_made = isinstance(settings, StepBce) and settings.labels != "step"
+        if not isinstance(settings, StepBce | ImplicitPrm) or is_made:
+            raise ValueError(
+                'data.type "labelled" holds labels of responses and their steps, which '
+                f"{settings.type} does not take"
+                + (" with labels of its own" if is_made else "")
+                + ': set algorithm to {type = "implicit_prm"} for outcomes or to {type = '
+                '"step_bce"} for steps, or take other data'
+            )
+        sampling = tuple(name for name in Rollouts.model_fields if name != "problems")
+        if given := set_beside(self.rollouts, sampling):
+            raise ValueError(
+                f'rollouts.{given[0]}: nothing is sampled from data.type "labelled", of which a '
+                "step takes rollouts.problems responses; leave it out"
+            )
+        if self.evaluation and not data.held_out:
+            raise ValueError(
+                "evaluation needs data.held_out, labelled responses that the run does not train "
+                "on; give some, or set evaluation to false"
+            )
 
     def _check_files(self, data: FileData) -> None:
         if self.algorithm.type in ("sft", "repirl"):

@@ -20,6 +20,7 @@ from training.data import Example, encode_example
 from training.events import Events
 from training.grades import Graded, Grader
 from training.held_out import ResponseReader, trajectory_of
+from training.labelled_outcomes import LabelledOutcomes
 from training.labelled_steps import LabelledSteps
 from training.learner import Learner
 from training.models import TrainedLM, response_mask
@@ -194,6 +195,33 @@ class LabelledTraining:
         with self.events.phase("update"):
             told = self.teacher.teach(judged)
         return told | {"tokens": float(sum(len(item.encoded.ids) for item in judged))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutcomeTraining:
+    """An implicit PRM from outcome labels out of files: nothing is sampled."""
+
+    job: TrainingJob
+    outcomes: LabelledOutcomes
+    teacher: ImplicitTeacher
+    reference: TrainedLM
+    events: Events
+
+    @property
+    def learners(self) -> dict[str, Learner[Any]]:
+        """What trains."""
+        return {"prm": self.teacher.learner}
+
+    def step(self, number: int) -> dict[str, float]:
+        """One optimizer step on as many responses as there are problems in a step of rollouts."""
+        groups = self.outcomes.draw(number, self.job.rollouts.problems)
+        learner = self.teacher.learner
+        batch = RolloutBatch.of(groups, learner.model.model.device)
+        with self.events.phase("reference"):
+            divisor = frozen_logprobs(self.reference, batch, learner.settings.micro_tokens)
+        with self.events.phase("update"):
+            taught = self.teacher.teach(batch, divisor)
+        return taught.metrics | {"tokens": float(batch.mask.sum())}
 
 
 def reward_numbers(graded: Graded) -> dict[str, float]:

@@ -7,8 +7,10 @@
 `labels` says of each step whether it is right; null: nobody knows. `first_error` is 0-based, and -1
 or null where there is none (as in ProcessBench, arXiv 2412.06559): the steps before it are right,
 it is wrong, and what follows it is unknown, because nobody judged it. `correct` says whether the
-whole response is right. `step_scores` are scores that were recorded earlier. Other fields are left
-alone. Labels are true and false and nothing else: 0 and 1 mean different things in different sets.
+whole response is right: true, false, or the share of its tests that passed, which is right at 1.
+`weight` is how much a response counts where a PRM learns from outcomes, 1 where it is not given.
+`step_scores` are scores that were recorded earlier. Other fields are left alone. Labels of steps
+are true and false and nothing else: 0 and 1 mean different things in different sets.
 """
 
 import gzip
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prm.errors import InvalidInput
 from prm.steps import cut_steps, join_steps
@@ -38,8 +40,17 @@ class _Response(BaseModel):
     response: str | None = None
     labels: list[bool | None] | None = None
     first_error: int | None = Field(default=None, ge=-1)
-    correct: bool | None = None
+    correct: bool | float | None = None
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     step_scores: list[Score] | None = Field(default=None, min_length=1)
+
+    @field_validator("correct", mode="before")
+    @classmethod
+    def _is_an_outcome(cls, value: Any) -> Any:
+        is_share = isinstance(value, int | float) and 0 <= value <= 1
+        if value is None or isinstance(value, bool) or is_share:
+            return value
+        raise ValueError(f"{value!r} is no outcome: true, false, null, or a number from 0 to 1")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -113,7 +124,7 @@ class Labelled:
             problem=problem,
             scores=tuple(scores),
             labels=self.labels(len(scores)),
-            is_correct=response.correct,
+            is_correct=None if response.correct is None else response.correct >= 1,
         )
 
     def labels(self, count: int) -> tuple[bool | None, ...]:

@@ -26,6 +26,7 @@ from training.spec import TrainingJob, read_job
 from training.tasks.running_sum import RunningSum
 
 STEPS = {"type": "step_bce"}
+OUTCOMES: dict[str, Any] = {"type": "implicit_prm"}
 LABELLED: dict[str, Any] = {"data": {"type": "labelled", "files": ["labels.jsonl"]}}
 FILES: dict[str, Any] = {"data": {"type": "files", "sources": [{"path": "problems.jsonl"}]}}
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -393,7 +394,18 @@ def test_a_job_file_is_read_with_paths_relative_to_it(policy: Path, tmp_path: Pa
             FILES | {"algorithm": STEPS, "rollouts": {"max_tokens": 5}, "evaluation": False},
             'labels "step" takes labels that are there, and files of problems have none',
         ),
-        (LABELLED, 'data.type "labelled" holds step labels, which rloo does not take'),
+        (LABELLED, 'data.type "labelled" holds labels of responses .*, which rloo does not take'),
+        (
+            LABELLED | {"algorithm": STEPS | {"labels": "soft"}},
+            "which step_bce does not take with labels of its own",
+        ),
+        (LABELLED | {"algorithm": OUTCOMES}, "evaluation needs data.held_out, labelled responses"),
+        (
+            LABELLED | {"algorithm": OUTCOMES, "rollouts": {"per_problem": 4}},
+            r"rollouts\.per_problem: nothing is sampled",
+        ),
+        ({"algorithm": OUTCOMES | {"step_prefix": "Step {n}: "}}, "a policy writes its own"),
+        ({"algorithm": OUTCOMES | {"step_prefix": "Step "}}, "has to hold {n}"),
         (LABELLED | {"algorithm": STEPS}, "evaluation needs data.held_out, labelled responses"),
         ({"reference_kl_every": 5, "algorithm": STEPS}, "the policy of step_bce is not held"),
         ({"policy": "nowhere"}, r"policy: .*nowhere is no model folder"),

@@ -1,12 +1,17 @@
-"""An implicit PRM learns from a batch of graded rollouts: online for PRIME, and in offline jobs."""
+"""An implicit PRM learns from a batch of graded rollouts: online for PRIME, and in offline jobs.
 
-from collections.abc import Iterator
+Every response's loss is multiplied by its weight, which is 1 of rollouts.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from prm.evaluation.ranking import auroc
 from training.algorithms.implicit_prm import (
     ce_losses,
     dpo_losses,
@@ -86,14 +91,14 @@ class ImplicitTeacher:
             before[rows, :width] = part.detach()
             ratio = (part - divisor[rows, :width]).masked_fill(~batch.mask[rows, :width], 0.0)
             losses = ce_losses(ratio.sum(1), batch.rewards[rows], beta=self._settings.beta)
-            yield losses.sum() / len(batch.rollouts)
+            yield (losses * batch.weights[rows]).sum() / len(batch.rollouts)
 
     def _coupled(self, batch: RolloutBatch, sums: Float[Tensor, "rows"]) -> Float[Tensor, ""]:
         """DPO, NCA and KTO: the mean over all pairs, or responses, of the batch."""
         settings = self._settings
         if settings.loss == "kto":
             z = kto_reference_point(self._mismatched(batch))
-            return kto_losses(sums, batch.rewards, z, settings).mean()
+            return (kto_losses(sums, batch.rewards, z, settings) * batch.weights).mean()
         pairs = pairs_of(batch.rewards.tolist(), batch.group.tolist(), settings.pairing)
         if not len(pairs):
             return sums.sum() * 0.0
@@ -118,6 +123,49 @@ class ImplicitTeacher:
         beside = RolloutBatch.of([turned], batch.mask.device)
         ours = frozen_logprobs(self.learner.model, beside, self._micro)
         return _sums(ours, frozen_logprobs(self._reference, beside, self._micro), beside)
+
+
+def outcome_figures(
+    batch: RolloutBatch, log_ratio: Float[Tensor, "rows time"], beta: float
+) -> dict[str, float]:
+    """How a PRM judges whole responses: by β · Σ log-ratio, weighted as the responses are.
+
+    Area under the curve and pairs are told where there is something to tell apart. A share counts
+    as right at 1.
+    """
+    sums = (log_ratio * batch.mask).sum(1)
+    losses = ce_losses(sums, batch.rewards, beta=beta) * batch.weights
+    told = {
+        "cross_entropy": float(losses.sum() / batch.weights.sum()),
+        "accuracy": float(((sums > 0) == (batch.rewards > 0.5)).float().mean()),
+    }
+    area = auroc(
+        sums.double().cpu().numpy(),
+        (batch.rewards >= 1).double().cpu().numpy(),
+        batch.weights.double().cpu().numpy(),
+    )
+    pairs = _right_pairs(sums, batch)
+    return (
+        told
+        | ({} if math.isnan(area) else {"auroc": area})
+        | ({} if pairs is None else {"pair_accuracy": pairs})
+    )
+
+
+def _right_pairs(sums: Float[Tensor, "rows"], batch: RolloutBatch) -> float | None:
+    """`pair_accuracy`, problem by problem: a table of all rows might not fit. None: no pair."""
+    found, total = 0.0, 0.0
+    for rows in _rows_by_group(batch.group):
+        rewards = batch.rewards[rows]
+        weight = float((rewards[:, None] - rewards[None, :]).clamp(min=0).sum())
+        found += weight * float(pair_accuracy(sums[rows], rewards, batch.group[rows]))
+        total += weight
+    return found / total if total else None
+
+
+def _rows_by_group(group: Int[Tensor, "rows"]) -> Sequence[Tensor]:
+    order = group.argsort(stable=True)
+    return torch.split(order, torch.bincount(group).tolist())
 
 
 def _what_it_knew(

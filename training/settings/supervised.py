@@ -22,6 +22,9 @@ class ImplicitPrm(AlgorithmSettings):
     `training.algorithms.implicit_prm`. `pairing` (for dpo and nca): "cross" pairs every right with
     every wrong response of a problem, as the authors' code does; "one" gives each right response
     one counterpart, as their text reads. The weights of right and wrong responses are KTO's.
+
+    The loss is of whole responses; `step_value`, `step_prefix` and `end_token` say how the steps of
+    the PRM are read where it is served (`prm/families/implicit.py`), as of the one it began as.
     """
 
     trains_prm: ClassVar[bool] = True
@@ -32,11 +35,19 @@ class ImplicitPrm(AlgorithmSettings):
     pairing: Literal["cross", "one"] = "cross"
     right_weight: Positive = 1.0
     wrong_weight: Positive = 1.0
+    step_value: Literal["single", "accumulative"] = "single"
+    step_prefix: str | None = Field(default=None, min_length=1, max_length=64)
+    end_token: bool = False
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether its loss is of a right and a wrong response of one problem."""
+        return self.loss in ("dpo", "nca")
 
     @property
     def least_group_size(self) -> int:
         """See `AlgorithmSettings.least_group_size`: a pair has two."""
-        return 2 if self.loss in ("dpo", "nca") else 1
+        return 2 if self.takes_pairs else 1
 
     @property
     def needs_reference(self) -> bool:
@@ -45,11 +56,13 @@ class ImplicitPrm(AlgorithmSettings):
 
     @model_validator(mode="after")
     def _belongs_to_the_loss(self) -> Self:
-        if self.loss not in ("dpo", "nca") and set_beside(self, ("pairing",)):
+        if not self.takes_pairs and set_beside(self, ("pairing",)):
             raise ValueError(
                 f'pairing means nothing to loss "{self.loss}", which takes responses one by one; '
                 'leave it out, or set loss to "dpo" or "nca"'
             )
+        if self.step_prefix is not None and self.step_prefix.count("{n}") != 1:
+            raise ValueError("step_prefix has to hold {n}, the step's number, once")
         weights = set_beside(self, ("right_weight", "wrong_weight"))
         if self.loss != "kto" and weights:
             raise ValueError(
