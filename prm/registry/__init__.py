@@ -18,7 +18,6 @@ from prm.registry.pointer import (
     Pointer,
     Trial,
     check_may_serve,
-    make_live,
     promote,
     published,
     read_pointer,
@@ -26,14 +25,16 @@ from prm.registry.pointer import (
     rollback,
     try_out,
 )
-from prm.registry.publishing import next_version, publish
+from prm.registry.publishing import publish
 from prm.registry.registry import Registry, read_pointers
+from prm.registry.retention import Pruned, prune
 from prm.registry.verdicts import Verdict, read_verdict, write_verdict
 from prm.registry.version import load_version, read_version
 
 __all__ = [
     "PICKLE_SUFFIXES",
     "Pointer",
+    "Pruned",
     "Registry",
     "Trial",
     "Verdict",
@@ -42,9 +43,8 @@ __all__ = [
     "check_may_serve",
     "check_reference",
     "load_version",
-    "make_live",
-    "next_version",
     "promote",
+    "prune",
     "publish",
     "published",
     "read_pointer",

@@ -8,9 +8,8 @@ is made under a lock and lands by a rename, so that of two processes that change
 same time both are done, one after the other, and a reader sees one state or the next.
 """
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +17,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prm.errors import Conflict, InvalidInput, ModelFolderError, UnknownModel
-from prm.files import read_json, write_durably
+from prm.files import read_json, replace_durably
 from prm.manifest import NAME_PATTERN
 from prm.registry.names import LIVE, STABLE
 from prm.registry.verdicts import Verdict, read_verdict, write_verdict
@@ -95,12 +94,6 @@ def read_pointer(root: Path, name: str) -> Pointer:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ModelFolderError(path, f"field {field}: {first['msg']}") from error
-
-
-def make_live(root: Path, name: str, version: str) -> Pointer:
-    """Let a version answer for its name, whatever a gate said; `promote` asks it first."""
-    with changing(root, name) as before:
-        return _write(root, name, before.with_live(version) if before else Pointer(live=version))
 
 
 def promote(root: Path, name: str, version: str) -> Pointer:
@@ -188,8 +181,11 @@ def published(root: Path, name: str) -> list[str]:
     """The versions of a name, the oldest first. Raises UnknownModel."""
     if name not in _names(root):
         raise UnknownModel(f"no model named {name!r}", param="name")
-    stable = [folder / STABLE for folder in (root / name).iterdir() if folder.is_dir()]
-    return [path.parent.name for path in sorted(filter(Path.is_file, stable), key=_written)]
+    written = {}
+    for folder in (root / name).iterdir():
+        with suppress(OSError):  # none, or removed at this moment
+            written[folder.name] = (folder / STABLE).stat().st_mtime_ns
+    return sorted(written, key=lambda version: (written[version], version))
 
 
 def check_may_serve(root: Path, name: str, version: str) -> None:
@@ -207,12 +203,8 @@ def check_may_serve(root: Path, name: str, version: str) -> None:
         )
 
 
-def _written(path: Path) -> tuple[int, str]:
-    return path.stat().st_mtime_ns, str(path)
-
-
 def _write(root: Path, name: str, pointer: Pointer) -> Pointer:
-    part = root / name / f".{LIVE}.{os.getpid()}"
-    write_durably(part, pointer.model_dump_json() + "\n")
-    part.rename(root / name / LIVE)
+    for left in (root / name).glob(f".{LIVE}.*"):  # by one who was killed: we hold the lock
+        left.unlink(missing_ok=True)
+    replace_durably(root / name / LIVE, pointer.model_dump_json() + "\n")
     return pointer

@@ -1,13 +1,16 @@
 """Publishing a version: a reader sees all of it or nothing."""
 
-import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from prm.files import Report, copy_durably, write_durably
+from prm.errors import ModelFolderError
+from prm.files import Report, copy_durably, sync_folder, write_durably
 from prm.manifest import FileRecord, ModelVersion, PolicyManifest, PrmManifest
+from prm.registry.fit import references_of
+from prm.registry.holding import LOCK, changing_versions, holding_folder
 from prm.registry.names import MANIFEST, STABLE
-from prm.registry.pointer import make_live
+from prm.registry.pointer import promote
 from prm.registry.version import load_version
 
 
@@ -24,40 +27,49 @@ def publish(
     The manifest's `files` are filled in from what is copied, and the copy is verified before it can
     be seen. `live` makes it the version that answers for its name. `report` is told of twice the
     bytes that are staged. Raises FileExistsError when the version is already there (versions never
-    change), ModelFolderError when the copy is not a version, OSError when it cannot be written; in
-    each case nothing is left behind.
+    change), ModelFolderError when the copy is not a version or its reference is not there, OSError
+    when it cannot be written; in each case nothing is left behind. Killed, it leaves a folder that
+    no reader looks into and that the next publisher of the name removes.
     """
     target = root / manifest.name / manifest.version
     if target.exists():
         raise FileExistsError(_taken(target))
     made = [folder for folder in (target.parent, root) if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".publish-", dir=target.parent) as holding:
-            landed = Path(holding) / "version"
+        root.mkdir(parents=True, exist_ok=True)
+        with holding_folder(root, manifest.name) as holding:
+            landed = holding / "version"
             _land(staged, landed, manifest, report)
-            manifest = load_version(landed, report).manifest
-            try:
-                landed.rename(target)
-            except OSError as error:
+            version = load_version(landed, report)
+            with changing_versions(root):
+                _check_references(root, version)
                 if target.exists():  # somebody published it in the meantime
-                    raise FileExistsError(_taken(target)) from error
-                raise
+                    raise FileExistsError(_taken(target))
+                landed.rename(target)
+            sync_folder(target.parent)
     except BaseException:
-        for folder in made:
-            with suppress(OSError):  # somebody else's by now, or never made
-                folder.rmdir()
+        _remove_empty(root, made)
         raise
     if live:
-        make_live(root, manifest.name, manifest.version)
-    return ModelVersion(target, manifest)
+        promote(root, manifest.name, manifest.version)
+    return ModelVersion(target, version.manifest)
 
 
-def next_version(root: Path, name: str) -> str:
-    """The number after the greatest that is there. Who publishes at the same time may take it."""
-    folder = root / name
-    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return str(1 + max((int(name) for name in there if name.isdecimal()), default=0))
+def _check_references(root: Path, version: ModelVersion) -> None:
+    """What it is read together with is there, and stays: retention asks who needs a version."""
+    for pinned in references_of(version):
+        if not (root / pinned.name / pinned.version / STABLE).is_file():
+            raise ModelFolderError(
+                version.folder / MANIFEST, f"its reference {pinned.key} is not published in {root}"
+            )
+
+
+def _remove_empty(root: Path, made: Sequence[Path]) -> None:
+    if root in made:
+        (root / LOCK).unlink(missing_ok=True)
+    for folder in made:
+        with suppress(OSError):  # somebody else's by now, or never made
+            folder.rmdir()
 
 
 def _taken(target: Path) -> str:

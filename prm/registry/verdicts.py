@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prm.errors import ModelFolderError
-from prm.files import read_json, write_durably
+from prm.files import read_json, replace_durably
 
 GATE = "gate"
 
@@ -42,6 +42,4 @@ def write_verdict(root: Path, name: str, verdict: Verdict) -> None:
     """Keep it. The last word about a version counts."""
     folder = root / name / GATE
     folder.mkdir(exist_ok=True)
-    part = folder / f".{verdict.version}.part"
-    write_durably(part, verdict.model_dump_json(indent=1) + "\n")
-    part.rename(folder / f"{verdict.version}.json")
+    replace_durably(folder / f"{verdict.version}.json", verdict.model_dump_json(indent=1) + "\n")

@@ -1,6 +1,7 @@
 """Reading one version's folder, every file of it verified."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,7 +26,27 @@ def load_version(folder: Path, report: Report | None = None) -> ModelVersion:
     Raises ModelFolderError naming the file: no STABLE marker, a missing file, a size or hash that
     differs, a pickle or a program where only data may lie, a manifest that does not fit its config.
     """
-    version = read_version(folder)
+    with _readable(folder):
+        return _load(folder, report)
+
+
+def read_version(folder: Path) -> ModelVersion:
+    """Like `load_version`, but takes the hashes on trust: for a folder that was just verified."""
+    with _readable(folder):
+        return _read(folder)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """A file that cannot be read makes no version, nor does a folder that is removed meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelFolderError(folder, f"cannot be read: {error.strerror or error}") from error
+
+
+def _load(folder: Path, report: Report | None) -> ModelVersion:
+    version = _read(folder)
     listed = {*version.manifest.files, MANIFEST, STABLE}
     for path in sorted(folder.iterdir()):
         # A loader could pick it up beside, or instead of, what was verified.
@@ -36,8 +57,7 @@ def load_version(folder: Path, report: Report | None = None) -> ModelVersion:
     return version
 
 
-def read_version(folder: Path) -> ModelVersion:
-    """Like `load_version`, but takes the hashes on trust: for a folder that was just verified."""
+def _read(folder: Path) -> ModelVersion:
     if not (folder / STABLE).is_file():
         raise ModelFolderError(folder / STABLE, "missing: this version was never fully published")
     manifest = _read_manifest(folder / MANIFEST)

@@ -13,8 +13,6 @@ from prm.registry import (
     Registry,
     Trial,
     Verdict,
-    make_live,
-    next_version,
     promote,
     published,
     read_pointer,
@@ -139,14 +137,6 @@ def test_pointers_that_many_processes_change_at_once_are_changed_one_by_one(root
     assert {read_pointer(root, PRM).live, *read_pointer(root, PRM).previous} == {"1", "2", "3"}
 
 
-def test_the_next_version_is_the_number_after_the_greatest(root: Path) -> None:
-    assert next_version(root, PRM) == "4"
-    (root / PRM / "12").mkdir()
-    (root / PRM / "trial").mkdir()
-    assert next_version(root, PRM) == "13"
-    assert next_version(root, "new") == "1"
-
-
-def test_make_live_begins_a_pointer(root: Path) -> None:
+def test_the_first_promotion_begins_a_pointer(root: Path) -> None:
     (root / PRM / "live.json").unlink()
-    assert make_live(root, PRM, "2") == Pointer(live="2")
+    assert promote(root, PRM, "2") == Pointer(live="2")
