@@ -8,13 +8,15 @@ RungError
 │   └── Conflict              409  what is there does not allow it
 ├── Overloaded                429  every permit is taken; says when to come back
 ├── Unavailable               503  no engine, or no policy server, can answer at this moment
-│   └── EngineDied            503  the engine process died under this request
+│   ├── EngineDied            503  the engine process died under this request
+│   └── NoRoom                503  memory cannot hold one more version beside those that serve
 ├── ModelFault                500  a model computed what is no score; names it and the item
 └── ModelFolderError               a model folder is refused; names the file and the reason
 
 A broken invariant is an `assert`. Everything else is a bug and goes up.
 """
 
+import math
 from pathlib import Path
 
 
@@ -64,6 +66,16 @@ class Unavailable(RungError):
 
 class EngineDied(Unavailable):
     """The engine process went away while this request was in it."""
+
+
+class NoRoom(Unavailable):
+    """A version would not fit beside what is loaded; says how much memory it wants."""
+
+    def __init__(self, needed_bytes: int, free_bytes: int) -> None:
+        needed, free = (math.ceil(size / (1 << 20)) for size in (needed_bytes, free_bytes))
+        super().__init__(f"it needs {needed} MiB beside those that serve, and {free} are free")
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class ModelFault(RungError):

@@ -38,7 +38,7 @@ from prm.engine.messages import (
     request_frame,
 )
 from prm.engine.process import EngineOptions, EngineProcess, start_engine
-from prm.errors import EngineDied, ModelFault, ModelFolderError, Unavailable
+from prm.errors import EngineDied, ModelFault, ModelFolderError, NoRoom, Unavailable
 from prm.families.base import Read
 from prm.registry.names import key_of
 
@@ -158,12 +158,17 @@ class EngineClient:
         finally:
             self._forget(pending)
 
-    async def load(self, folders: Sequence[Path]) -> float:
+    async def load(self, folders: Sequence[Path], *, only_if_it_fits: bool = False) -> float:
         """Load verified versions beside those that serve, golden scores checked; in seconds.
 
-        Raises ModelFolderError for one that is refused, Unavailable; nothing has changed then.
+        Raises ModelFolderError for one that is refused, NoRoom where they have to fit and do not,
+        Unavailable; nothing has changed then.
         """
-        request = LoadRequest(id=next(self._ids), folders=tuple(map(str, folders)))
+        request = LoadRequest(
+            id=next(self._ids),
+            folders=tuple(map(str, folders)),
+            only_if_it_fits=only_if_it_fits,
+        )
         pending = self._submit(request)
         try:
             reply = await pending.replies.get()
@@ -175,6 +180,8 @@ class EngineClient:
         if reply.refused is not None:
             path, reason = reply.refused
             raise ModelFolderError(Path(path), reason)
+        if reply.no_room is not None:
+            raise NoRoom(*reply.no_room)
         return reply.load_s
 
     def unload(self, keys: Sequence[str]) -> None:
@@ -279,7 +286,7 @@ class EngineClient:
             case LoadReply(id=number):
                 if number in self._pending:
                     pending = self._pending.pop(number)
-                    if reply.refused is None:
+                    if reply.refused is None and reply.no_room is None:
                         self._remember(pending.request)
                     pending.replies.put_nowait(reply)
             case ReadReply(id=number):

@@ -65,11 +65,13 @@ class CancelRequest:
 class LoadRequest:
     """Load these versions beside what is there, check their golden scores, and answer for them.
 
-    A version that is there already is left as it is.
+    A version that is there already is left as it is. `only_if_it_fits`: where memory has room for
+    them beside what is there, with a margin.
     """
 
     id: int
     folders: tuple[str, ...]
+    only_if_it_fits: bool = False
     type: Literal["load"] = "load"
 
 
@@ -85,12 +87,13 @@ class UnloadRequest:
 class LoadReply:
     """The versions of a `LoadRequest` answer now; or one is refused, and nothing has changed.
 
-    `refused` is the path and the reason.
+    `refused` is the path and the reason; `no_room` bytes that are needed, and that are free.
     """
 
     id: int
     load_s: float
     refused: tuple[str, str] | None = None
+    no_room: tuple[int, int] | None = None
     type: Literal["load"] = "load"
 
 

@@ -14,13 +14,14 @@ from prm.chat import ChatTokenizer
 from prm.engine.golden import check_golden
 from prm.engine.heads import load_model
 from prm.engine.lora import AdaptedLM, BaseLM
+from prm.engine.memory import free_bytes, weights_bytes, with_margin
 from prm.engine.model import CausalLM, EngineModel
 from prm.engine.reader import Reader
 from prm.engine.sampler import Sampler
-from prm.errors import ModelFolderError
+from prm.errors import ModelFolderError, NoRoom
 from prm.families import FAMILIES
 from prm.manifest import ModelRef, ModelVersion, PolicyManifest, PrmManifest
-from prm.registry import adapter_base, references_of
+from prm.registry import adapter_base, read_version, references_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,21 @@ class Residents:
         return any(
             base is not None and shared_base(self._models, base.key) is not None for base in bases
         )
+
+    def check_room(self, versions: Sequence[ModelVersion]) -> None:
+        """Raises NoRoom where these do not fit beside what is there, ModelFolderError."""
+        new = [version for version in versions if version.key not in self._models]
+        # A base that adapters cannot be put on is loaded once more: see `_attach`.
+        bases = {
+            base.key: read_version(version.folder.parents[1] / base.name / base.version)
+            for version in new
+            if (base := adapter_base(version)) and shared_base(self._models, base.key) is None
+        }
+        weights = {version.key: version for version in new} | bases
+        device = self._device.device
+        needed = with_margin(weights_bytes(weights.values(), device, self._device.dtype))
+        if weights and needed > (free := free_bytes(device)):
+            raise NoRoom(needed, free)
 
     def load(self, versions: Sequence[ModelVersion]) -> Loaded:
         """Load these and check their golden scores. Raises ModelFolderError.

@@ -46,7 +46,7 @@ from prm.engine.process import BEAT_S
 from prm.engine.residents import Device, Loaded, Residents
 from prm.engine.sampler import Draft, SamplingParams
 from prm.engine.scoring import ReadRequests
-from prm.errors import ModelFolderError
+from prm.errors import ModelFolderError, NoRoom
 from prm.manifest import ModelVersion
 from prm.registry import read_version
 
@@ -61,7 +61,7 @@ class _Beside:
 
     request: LoadRequest
     load_s: float
-    result: Loaded | ModelFolderError
+    result: Loaded | ModelFolderError | NoRoom
 
 
 class Worker:
@@ -82,9 +82,13 @@ class Worker:
         while self._accept_arrived():
             for reply in self._reads.step():
                 self._send(reply)
-            for name, sampler in list(self._residents.samplers.items()):
-                if sampler.busy:
-                    self._send_finished(name, sampler.step())
+            # In a frame of its own: a name that went on standing for a model would keep its memory.
+            self._decode()
+
+    def _decode(self) -> None:
+        for name, sampler in list(self._residents.samplers.items()):
+            if sampler.busy:
+                self._send_finished(name, sampler.step())
 
     def _listen(self) -> None:
         """Frames from the socket to the inbox; None when it is closed."""
@@ -181,21 +185,28 @@ class Worker:
 
     def _loaded(self, request: LoadRequest, versions: Sequence[ModelVersion]) -> "_Beside":
         started = time.perf_counter()
-        result: Loaded | ModelFolderError
+        result: Loaded | ModelFolderError | NoRoom
         try:
+            if request.only_if_it_fits:
+                self._residents.check_room(versions)
             result = self._residents.load(versions)
-        except ModelFolderError as error:
+        except (ModelFolderError, NoRoom) as error:
             result = error
         return _Beside(request=request, load_s=time.perf_counter() - started, result=result)
 
     def _adopt(self, beside: "_Beside") -> None:
-        refused = None
-        if isinstance(beside.result, ModelFolderError):
-            refused = (str(beside.result.path), beside.result.reason)
-        else:
-            self._residents.adopt(beside.result)
-            self._reads.serve(self._residents.readers)
-        self._send(LoadReply(id=beside.request.id, load_s=beside.load_s, refused=refused))
+        refused, no_room = None, None
+        match beside.result:
+            case ModelFolderError() as error:
+                refused = (str(error.path), error.reason)
+            case NoRoom() as error:
+                no_room = (error.needed_bytes, error.free_bytes)
+            case Loaded() as loaded:
+                self._residents.adopt(loaded)
+                self._reads.serve(self._residents.readers)
+        self._send(
+            LoadReply(id=beside.request.id, load_s=beside.load_s, refused=refused, no_room=no_room)
+        )
 
     def _send_finished(self, model: str, drafts: Sequence[Draft]) -> None:
         for draft in drafts:

@@ -5,15 +5,17 @@ import json
 import os
 import shutil
 import signal
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prm.engine.client import EngineClient
 from prm.engine.lora import AdaptedLM
 from prm.engine.residents import Device, Residents
-from prm.errors import ModelFolderError, Unavailable
+from prm.errors import ModelFolderError, NoRoom, Unavailable
 from prm.families.base import LogprobRead
 from prm.manifest import ModelVersion
 from prm.registry import Registry, load_version
@@ -90,6 +92,26 @@ async def test_a_version_that_fails_its_golden_scores_is_refused_and_changes_not
         assert await values(client, READ) == pytest.approx(before, abs=1e-5)
 
 
+async def test_a_version_that_would_not_fit_changes_nothing_and_is_loaded_where_it_must_be(
+    root: Path,
+) -> None:
+    async with running(root) as client:
+        before = await values(client, READ)
+        assert client.pid is not None
+        engine = psutil.Process(client.pid)
+        room = 100 << 20
+        engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + room, -1))
+        with pytest.raises(
+            NoRoom, match=r"it needs 1\d\d MiB beside those that serve, and \d\d are"
+        ):
+            await client.load([root / PRM / "2"], only_if_it_fits=True)
+        with pytest.raises(Unavailable, match="no model"):
+            await values(client, second(READ))
+        assert await values(client, READ) == pytest.approx(before, abs=1e-5)
+        await client.load([root / PRM / "2"])
+        assert await values(client, second(READ)) != pytest.approx(before, abs=1e-2)
+
+
 async def test_reads_go_on_while_a_version_loads(root: Path) -> None:
     async with running(root) as client:
         loading = asyncio.create_task(client.load([root / PRM / "2"]))
@@ -134,5 +156,9 @@ def test_versions_of_a_registry_are_loaded_by_key(root: Path) -> None:
     assert residents.samplers[f"{POLICY}@1"].keeps_logprobs
     residents.adopt(residents.load([load_version(root / PRM / "2")]))
     assert f"{PRM}@2" in residents.readers
+    models = [weakref.ref(residents.readers[f"{name}@1"].model) for name in (PRM, POLICY)]
     residents.drop([f"{PRM}@1"])
     assert set(residents.readers) == {f"{POLICY}@1", f"{PRM}@2"}
+    residents.drop([f"{POLICY}@1"])
+    # Their memory is free at once: what takes their place may need it.
+    assert [model() for model in models] == [None, None]
