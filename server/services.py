@@ -67,12 +67,13 @@ class Services:
             self.serving, self.trials, self.telemetry, self.memory, max_items=settings.max_items
         )
         self.answers = MathAnswers(workers=settings.answer_processes)
+        self.feedback_metrics = FeedbackMetrics(self.telemetry.registry)
         self.feedback = FeedbackService(
             FeedbackStore(settings.runs),
             self.memory,
             self.serving,
             self.answers,
-            FeedbackMetrics(self.telemetry.registry),
+            self.feedback_metrics,
             per_day=settings.feedback_per_key_day,
             key_share=settings.feedback_key_share,
             max_items=settings.max_items,

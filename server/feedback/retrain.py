@@ -62,7 +62,7 @@ class Retrainer:
         key_share: float,
     ) -> None:
         self._store = store
-        self._trainings = Trainings(store.database)
+        self.trainings = Trainings(store.database)
         self._jobs = jobs
         self._files = files
         self._serving = serving
@@ -100,13 +100,13 @@ class Retrainer:
 
     async def look(self) -> None:
         """Look once, and begin what is due. Raises Overloaded, Unavailable, OSError."""
-        for waiting in await self._trainings.waiting():
+        for waiting in await self.trainings.waiting():
             self._metrics.pending.labels(waiting.model).set(waiting.labels)
             last = waiting.last
             if last is not None and last.outcome is None:
                 await self._follow(last)
             elif self._is_due(waiting) and not await self._is_busy(waiting.model):
-                training = await self._trainings.begin(waiting, self._owner)
+                training = await self.trainings.begin(waiting, self._owner)
                 if training is not None:
                     await self._train(training)
 
@@ -135,15 +135,15 @@ class Retrainer:
             try:
                 state = await asyncio.to_thread(self._jobs.state, training.job_id)
             except NotFound:
-                await self._trainings.ended(training, "its job is gone")
+                await self.trainings.ended(training, "its job is gone")
                 return
             if state.is_finished:
-                await self._trainings.ended(training, state.status)
+                await self.trainings.ended(training, state.status)
             return
         if training.owner != self._owner:
             if time.time() - training.begun < STALE_S:
                 return
-            taken = await self._trainings.take_over(training, self._owner)
+            taken = await self.trainings.take_over(training, self._owner)
             if taken is None:
                 return
             training = taken
@@ -151,7 +151,7 @@ class Retrainer:
         if made is None:
             await self._train(training)
         else:
-            await self._trainings.created(training, made)
+            await self.trainings.created(training, made)
 
     def _find_job(self, training: Training) -> str | None:
         """The job that was made of these labels before its maker died."""
@@ -167,10 +167,10 @@ class Retrainer:
             job_id = await self._job_of(training)
         except CallerError as error:
             logger.error("%s is not trained on its feedback: %s", training.model, error)
-            await self._trainings.ended(training, str(error))
+            await self.trainings.ended(training, str(error))
             return
         if job_id is not None:
-            await self._trainings.created(training, job_id)
+            await self.trainings.created(training, job_id)
             logger.info(
                 "%s is trained on its feedback, %d labels of it new: %s",
                 training.model,
@@ -183,8 +183,7 @@ class Retrainer:
         scorer = self._serving.scorer(training.model, param="model")
         with self._serving.lease(scorer.version):
             await judge_unscored(self._store, scorer, training.model, upto=training.upto)
-        self._jobs.runs.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".feedback-", dir=self._jobs.runs) as folder:
+        with TemporaryDirectory(prefix="rung-feedback-") as folder:
             parts = Path(folder) / "training.jsonl", Path(folder) / "held_out.jsonl"
             snapshot = await take_snapshot(
                 self._store,
@@ -196,7 +195,7 @@ class Retrainer:
             )
             if (reason := _why_not(snapshot)) is not None:
                 logger.warning("%s is not trained on its feedback: %s", training.model, reason)
-                await self._trainings.ended(training, reason)
+                await self.trainings.ended(training, reason)
                 return None
             ids = [
                 (await asyncio.to_thread(self._files.adopt, part, f"feedback-{part.name}")).id
