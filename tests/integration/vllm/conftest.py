@@ -22,6 +22,7 @@ from prm.registry import Registry
 from search.generator import Generator
 from search.generators.openai_server import OpenAIServer
 from server.settings import BUNDLED_MODELS
+from tests.server.conftest import HTTP
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = Path(os.environ.get("RUNG_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
@@ -175,7 +176,7 @@ def _wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path)
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
-            if httpx2.get(f"{url}/health").is_success:
+            if HTTP.get(f"{url}/health", timeout=5.0).is_success:
                 return
         except httpx2.TransportError:
             pass

@@ -12,7 +12,7 @@ import pytest
 from prm.manifest import ModelVersion
 from server.settings import BUNDLED_MODELS
 from tests.integration.vllm.conftest import MAX_SEQUENCES, PolicyServer
-from tests.server.conftest import poll, rung_serve
+from tests.server.conftest import HTTP, poll, rung_serve
 
 pytestmark = pytest.mark.vllm
 
@@ -24,8 +24,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "best_of_n": {"type": "best_of_n", "n": CANDIDATES},
     "beam": {"type": "beam", "n": 512, "width": 2},
 }
-# The least that a round of the beams takes: eight such batches of a dozen tokens each.
-LEAST_ROUND_S = 2.0
+# Fewer than each would write if nobody left: all candidates; six rounds of the beams.
+MOST_AFTER = {"best_of_n": CANDIDATES, "beam": 4 * 512}
+# Seconds prove nothing here: vLLM's front end takes three of them to drop 4,096 sequences, in which
+# it answers nobody, and on two busy cores any process may wait as long for its turn.
+PATIENCE_S = 60.0
+ENDED = "vllm:request_success_total"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def rung(vllm: PolicyServer) -> Iterator[str]:
 
 def metrics(url: str) -> Callable[[str], float]:
     """A server's metrics at one moment: by name, the sum over its labels."""
-    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    lines = HTTP.get(f"{url}/metrics", timeout=PATIENCE_S).text.splitlines()
 
     def value(name: str) -> float:
         of_it = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
@@ -67,9 +71,8 @@ def unfinished(value: Callable[[str], float]) -> float:
     return value("vllm:num_requests_running") + value("vllm:num_requests_waiting")
 
 
-async def leave(url: str, body: dict[str, Any], is_in_the_middle: Callable[[], bool]) -> float:
-    """Ask for a search and close the connection in the middle of it: the seconds until then."""
-    started = time.monotonic()
+async def leave(url: str, body: dict[str, Any], is_in_the_middle: Callable[[], bool]) -> None:
+    """Ask for a search and close the connection in the middle of it."""
     async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
         asked = asyncio.create_task(http.post("/v1/search", json=body))
         while not await asyncio.to_thread(is_in_the_middle):
@@ -78,15 +81,14 @@ async def leave(url: str, body: dict[str, Any], is_in_the_middle: Callable[[], b
         asked.cancel()
         with suppress(asyncio.CancelledError):
             await asked
-    return time.monotonic() - started
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
-def test_a_client_that_leaves_frees_its_sequences_within_a_round(
+def test_a_client_that_leaves_frees_its_sequences_before_they_have_ended(
     rung: str, vllm: PolicyServer, prm_version: ModelVersion, strategy: str, is_streamed: bool
 ) -> None:
-    poll(lambda: at_vllm(vllm) == 0, seconds=10, what="vLLM has nothing to do")
+    poll(lambda: at_vllm(vllm) == 0, seconds=PATIENCE_S, what="vLLM has nothing to do")
     body = {
         "policy": vllm.model,
         "prm": prm_version.manifest.name,
@@ -95,18 +97,17 @@ def test_a_client_that_leaves_frees_its_sequences_within_a_round(
         "sampling": {"temperature": 1.0, "max_tokens": 400, "seed": 3},
         "stream": is_streamed,
     }
-    ended = "vllm:request_success_total"
     # Of the beams, the second round has begun.
-    enough = metric(vllm.url, ended) + (STRATEGIES[strategy]["n"] if strategy == "beam" else 0)
+    enough = metric(vllm.url, ENDED) + (STRATEGIES[strategy]["n"] if strategy == "beam" else 0)
 
     def is_in_the_middle() -> bool:
         value = metrics(vllm.url)
-        return unfinished(value) >= MAX_SEQUENCES and value(ended) >= enough
+        return unfinished(value) >= MAX_SEQUENCES and value(ENDED) >= enough
 
-    # The first round of the beams is over by then, so this is what one takes on this machine now.
-    round_s = max(LEAST_ROUND_S, asyncio.run(leave(rung, body, is_in_the_middle)))
-    poll(lambda: metric(rung, "rung_requests_in_flight") == 0, seconds=round_s, what="Rung free")
-    poll(lambda: at_vllm(vllm) == 0, seconds=round_s, what="vLLM free")
+    asyncio.run(leave(rung, body, is_in_the_middle))
+    poll(lambda: metric(rung, "rung_requests_in_flight") == 0, seconds=PATIENCE_S, what="Rung free")
+    poll(lambda: at_vllm(vllm) == 0, seconds=PATIENCE_S, what="vLLM free")
+    assert metric(vllm.url, ENDED) - enough < MOST_AFTER[strategy], "nobody stopped them"
     assert metric(rung, "rung_engine_requests_in_flight") == 0
     # Nothing comes after it: no round that had been planned, and no second try.
     written = metric(vllm.url, "vllm:generation_tokens_total")

@@ -226,7 +226,7 @@ async def test_a_caller_that_leaves_ends_the_writing(
     generator: Generator, vllm: PolicyServer
 ) -> None:
     asked = wants(MAX_SEQUENCES, seed=500)
-    async with httpx2.AsyncClient(base_url=vllm.url) as client:
+    async with httpx2.AsyncClient(base_url=vllm.url, timeout=60) as client:
         before = await _metric(client, "generation_tokens_total")
         whole = await write(generator, PROBLEMS[0], asked)
         spent = await _metric(client, "generation_tokens_total") - before
@@ -336,7 +336,7 @@ async def test_a_caller_that_leaves_a_whole_answer_ends_the_writing(
 ) -> None:
     params = GenerateParams(temperature=1.0, top_p=1.0, max_tokens=120, is_watched=False)
     stream = generator.generate(chat(PROBLEMS[0]), wants(MAX_SEQUENCES, seed=700), params)
-    async with httpx2.AsyncClient(base_url=vllm.url) as client:
+    async with httpx2.AsyncClient(base_url=vllm.url, timeout=60) as client:
         first = asyncio.ensure_future(anext(stream))
         async with asyncio.timeout(30):
             while not await _metric(client, "num_requests_running"):
