@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS labels (
     note TEXT,
     metadata TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS labels_of_model ON labels (model, seq);
+-- With what is counted, so that nobody reads texts to count them.
+CREATE INDEX IF NOT EXISTS labels_of_model ON labels (model, seq, correct, created);
 CREATE TABLE IF NOT EXISTS days (
     key_id TEXT NOT NULL, day INTEGER NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (key_id, day)
 );

@@ -51,12 +51,24 @@ class Trainings:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._seen: tuple[int, int] | None = None
+        self._waiting: list[Waiting] = []
 
     async def waiting(self) -> list[Waiting]:
-        """Every PRM that has labels, or had."""
+        """Every PRM that has labels, or had. Counts again only where something was written."""
         if not self._database.path.exists():
             return []
-        return await self._database.read(_all_waiting)
+
+        def work(connection: sqlite3.Connection) -> list[Waiting]:
+            # Others' commits, and ours.
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            seen = version, connection.total_changes
+            if seen != self._seen:
+                self._waiting = _all_waiting(connection)
+                self._seen = seen
+            return self._waiting
+
+        return await self._database.read(work)
 
     async def begin(self, waiting: Waiting, owner: str) -> Training | None:
         """Take the labels that wait for a training; None where another process was faster."""
