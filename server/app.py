@@ -42,6 +42,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.start(on_refusal)
         services.reloader.start()
+        services.announcements.start()
         services.memory.start()
         # Beside the engine, which takes longer: no search has to wait for them.
         services.answers.begin()
@@ -55,7 +56,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.services = services
-    app.state.permits = Permits(settings.max_in_flight, services.telemetry)
+    app.state.permits = permits = Permits(settings.max_in_flight, services.telemetry)
+    services.serving.while_waiting = permits.lent
     app.state.keys = Keys(
         [key.get_secret_value() for key in settings.api_keys],
         KeyFile(settings.keys_file),

@@ -1,7 +1,7 @@
 """Admission before work: a permit at once or 429, and no body larger than the limit."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +16,7 @@ class Permits:
     def __init__(self, count: int, telemetry: Telemetry) -> None:
         self._count = count
         self._taken = 0
+        self._waiting = 0
         self._telemetry = telemetry
 
     @asynccontextmanager
@@ -27,13 +28,36 @@ class Permits:
                 f"this server is busy with {self._count} requests; try again shortly",
                 retry_after_s=1,
             )
-        self._taken += 1
-        self._telemetry.in_flight.set(self._taken)
+        self._take(1)
         try:
             yield
         finally:
-            self._taken -= 1
-            self._telemetry.in_flight.set(self._taken)
+            self._take(-1)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Leave the permit that the caller holds to others while it waits for something.
+
+        It has it again at the end, at once. Raises Overloaded where as many wait as there are
+        permits.
+        """
+        if self._waiting >= self._count:
+            self._telemetry.refused.inc()
+            raise Overloaded(
+                f"{self._waiting} requests wait for this model already; try again shortly",
+                retry_after_s=1,
+            )
+        self._waiting += 1
+        self._take(-1)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._take(1)
+
+    def _take(self, count: int) -> None:
+        self._taken += count
+        self._telemetry.in_flight.set(self._taken)
 
 
 class BodyLimit:

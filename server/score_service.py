@@ -42,6 +42,7 @@ class ScoreService:
         Raises CallerError, Unavailable.
         """
         started = time.perf_counter()
+        await self._serving.when_open(request.model)
         scorer = self._serving.scorer(request.model, param="model", caller=caller)
         self._check_number(request)
         shadow = self._serving.shadow(scorer.version, caller)

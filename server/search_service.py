@@ -13,6 +13,7 @@ from prm.errors import InvalidInput
 from prm.manifest import ModelVersion
 from prm.scorer import StepScorer
 from search.budget import EFFORTS, Budget
+from search.generator import Generator
 from search.run import SearchRun, run_search
 from search.types import Sampling, SearchEvent, SearchProblem, SearchUsage, StoppedBy
 from server.calibrations import calibration_of_policy, current_calibrations
@@ -58,7 +59,8 @@ class SearchService:
         Raises CallerError, Unavailable.
         """
         started = time.perf_counter()
-        scorer, policy, lease = self._held(request, caller)
+        await self._serving.when_open(request.prm)
+        scorer, lease = self._judge(request, caller)
         request, choice = await with_chosen(
             request, scorer.version if scorer else None, max_candidates=self._max_candidates
         )
@@ -69,7 +71,7 @@ class SearchService:
                 "selection 'majority' or 'first' of best_of_n",
                 param="prm",
             )
-        generator = await self._policies.get(request.policy)
+        generator, policy, lease = await self._writer(request.policy, lease)
         if scorer is not None:
             await check_context(request, scorer, generator)
         answers = await self._answers.of(request.answers)
@@ -153,16 +155,23 @@ class SearchService:
                 time.perf_counter() - prepared.started_s,
             )
 
-    def _held(
-        self, request: SearchRequest, caller: str | None
-    ) -> tuple[StepScorer | None, ModelVersion | None, Lease]:
-        """The PRM, the policy where it is one of ours, and a hold on both to the search's end."""
-        scorer = None
-        if request.prm is not None:
-            scorer = self._serving.scorer(request.prm, param="prm", caller=caller)
-        policy = self._serving.registry.get(request.policy)
-        versions = [scorer.version] if scorer else []
-        return scorer, policy, self._serving.lease(*versions, *([policy] if policy else []))
+    def _judge(self, request: SearchRequest, caller: str | None) -> tuple[StepScorer | None, Lease]:
+        """The PRM, and a hold on it to the search's end."""
+        if request.prm is None:
+            return None, self._serving.lease()
+        scorer = self._serving.scorer(request.prm, param="prm", caller=caller)
+        return scorer, self._serving.lease(scorer.version)
+
+    async def _writer(
+        self, name: str, lease: Lease
+    ) -> tuple[Generator, ModelVersion | None, Lease]:
+        """The policy, which version it is where it is one of ours, and a hold on that as well."""
+        generator = await self._policies.get(name)
+        while name in self._serving.closed:
+            await self._serving.when_open(name)
+            generator = await self._policies.get(name)
+        version = self._serving.registry.get(name)
+        return generator, version, self._serving.extended(lease, version) if version else lease
 
     async def _calibrated(
         self, scorer: StepScorer, request: SearchRequest, lease: Lease

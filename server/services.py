@@ -4,7 +4,7 @@ The routes and the command line call the same methods of `scores` and `searches`
 and wire types out.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -15,12 +15,15 @@ from prm.manifest import ModelVersion, PolicyManifest
 from prm.registry import Registry, Verdict, reject
 from search.answers import MathAnswers
 from search.generators.openai_server import OpenAIServer
+from server.announcements import Announcements
 from server.feedback.memory import Memory
 from server.feedback.metrics import FeedbackMetrics
 from server.feedback.service import FeedbackService
 from server.feedback.store import FeedbackStore
 from server.policies import Policies
 from server.reload import Reloader
+from server.residency import Residency
+from server.retention import prune_after_promotion
 from server.sandbox import Sandbox
 from server.score_service import ScoreService
 from server.scoring import Scoring
@@ -41,14 +44,27 @@ class Services:
         self._scoring = Scoring(settings.scoring_urls, settings.scoring_api_key, registry)
         folders = self._scoring.engine_folders(registry)
         self.engine = EngineClient(folders, settings.engine_options)
-        self.serving = Serving(self._scoring.snapshot(registry, self.engine))
+        self.serving = Serving(
+            self._scoring.snapshot(registry, self.engine), wait_s=settings.swap_wait_s
+        )
         self.telemetry = Telemetry(self.engine)
+        self.announcements = Announcements(settings.redis_url, lambda name: self.reloader.wake())
         self.reloader = Reloader(
             self.serving,
             self._scoring,
             self.engine,
+            Residency(
+                self.serving,
+                self._scoring,
+                self.engine,
+                mode=settings.swap,
+                # Who waits has to be answered after it, and the version loaded before that.
+                drain_s=settings.swap_wait_s / 2,
+            ),
             poll_s=settings.reload_poll_s,
             on_swap=self.telemetry.swapped,
+            on_change=self.announcements.tell,
+            on_promotion=_retention(settings),
         )
         self.trials = Trials(
             _canary_limits(settings),
@@ -107,6 +123,7 @@ class Services:
         await self.trials.aclose()
         await self.memory.aclose()
         await self.feedback.store.aclose()
+        await self.announcements.close()
         await self.reloader.close()
         await self.engine.close()
         await self.policies.aclose()
@@ -133,6 +150,18 @@ def _canary_limits(settings: Settings) -> Limits:
         drift=settings.canary_drift,
         least_requests=settings.canary_requests,
     )
+
+
+def _retention(settings: Settings) -> Callable[[str, Collection[str]], None] | None:
+    """Removes old versions of a name, where only so many are kept."""
+    if settings.keep_versions is None:
+        return None
+    keep, root, runs = settings.keep_versions, settings.models, settings.runs
+
+    def prune(name: str, held: Collection[str]) -> None:
+        prune_after_promotion(root, runs, name, keep=keep, held=held)
+
+    return prune
 
 
 def _policy_server(settings: Settings, policies: Sequence[ModelVersion]) -> OpenAIServer | None:

@@ -3,18 +3,22 @@
 A `Snapshot` never changes; a swap puts another in its place. A request takes a *lease* on the
 versions that it needs and keeps them to its end, whatever is swapped meanwhile; a version that no
 snapshot serves any more leaves the engine when its last lease is given back.
+
+Where memory holds no two versions of a name, the name is *closed* for as long as one is put in the
+other's place: leases run out, and new requests wait at `when_open`.
 """
 
+import asyncio
 import hashlib
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeGuard
 
-from prm.errors import UnknownModel
+from prm.errors import Unavailable, UnknownModel
 from prm.manifest import ModelVersion
 from prm.registry import Registry, Trial
 from prm.scorer import StepScorer
@@ -58,11 +62,21 @@ class Lease(AbstractContextManager["Lease"]):
 
 
 class Serving:
-    """The snapshot of now, and the leases on it and on those before it. For one event loop."""
+    """The snapshot of now, and the leases on it and on those before it. For one event loop.
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    `wait_s` is the longest that a request waits for a closed name.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, wait_s: float = 30.0) -> None:
         self._snapshot = snapshot
+        self._wait_s = wait_s
         self._held: Counter[str] = Counter()
+        self._given_back = asyncio.Event()
+        self._opened = asyncio.Event()
+        # The names whose version is being exchanged in its place.
+        self.closed: frozenset[str] = frozenset()
+        # Entered by a request while it waits for one of them.
+        self.while_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
         # Called when the last lease on a version that is served no more was given back.
         self.on_idle: Callable[[], None] = lambda: None
 
@@ -75,6 +89,46 @@ class Serving:
     def registry(self) -> Registry:
         """The versions that answer now."""
         return self._snapshot.registry
+
+    async def when_open(self, *models: str | None) -> None:
+        """Wait while one of these, `name` or `name@version`, is closed.
+
+        What is leased without another `await` is not closed. Raises Unavailable after `wait_s`,
+        Overloaded where too many wait.
+        """
+        names = {model.partition("@")[0] for model in models if model is not None}
+        if names.isdisjoint(self.closed):
+            return
+        try:
+            async with asyncio.timeout(self._wait_s):
+                with self.while_waiting():
+                    while not names.isdisjoint(self.closed):
+                        await self._opened.wait()
+        except TimeoutError as error:
+            name = min(names & self.closed, default=min(names))
+            raise Unavailable(
+                f"{name} is being exchanged for another version, which takes longer than "
+                f"{self._wait_s:g} s; try again shortly",
+                retry_after_s=self._wait_s,
+            ) from error
+
+    @contextmanager
+    def closing(self, names: Collection[str]) -> Iterator[None]:
+        """Let no new request begin on these names. One exchange at a time."""
+        assert not self.closed, "two exchanges at a time"
+        self.closed = frozenset(names)
+        self._opened.clear()
+        try:
+            yield
+        finally:
+            self.closed = frozenset()
+            self._opened.set()
+
+    async def when_given_back(self, keys: Collection[str]) -> None:
+        """Wait until no request holds any of these versions."""
+        while any(map(self.is_held, keys)):
+            self._given_back.clear()
+            await self._given_back.wait()
 
     def scorer(self, name: str, *, param: str, caller: str | None = None) -> StepScorer:
         """The scorer of `name@version`, or of what answers this caller for `name`.
@@ -120,6 +174,12 @@ class Serving:
         """Another hold on what this one holds, for work that outlives its request."""
         return self._lease(lease.registry, lease.keys)
 
+    def extended(self, lease: Lease, version: ModelVersion) -> Lease:
+        """A hold on what this one holds and on this version, too; takes the place of this one."""
+        longer = self._lease(lease.registry, {*lease.keys, version.key})
+        lease.release()
+        return longer
+
     def _lease(self, registry: Registry, keys: Iterable[str]) -> Lease:
         lease = Lease(registry, keys, self._give_back)
         self._held.update(lease.keys)
@@ -143,6 +203,7 @@ class Serving:
         idle = [key for key in keys if self._held[key] <= 0]
         for key in idle:
             del self._held[key]
+        self._given_back.set()
         if any(self.registry.get(key) is None for key in idle):
             self.on_idle()
 

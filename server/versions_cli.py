@@ -1,4 +1,4 @@
-"""`rung models promote | rollback | canary | shadow | versions | gate`: which version answers.
+"""`rung models promote | rollback | canary | shadow | versions | gate | prune`: who answers.
 
 In a folder, whose servers see the change and prove the version before they swap; or, with `--url`,
 through a running server, which answers when it has.
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from server.options import Json, Key, Models, Url, run_command, settings_of, told_errors
+from server.prune_cli import prune
 
 if TYPE_CHECKING:
     from prm.registry import Pointer
 
 versions_app = typer.Typer(no_args_is_help=True)
+versions_app.command()(prune)
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 Version = Annotated[str, typer.Argument(help="One of its versions.")]
@@ -179,7 +181,11 @@ def _change(
 
     with told_errors():
         if url is None:
-            told = change(settings_of(models=models).models).model_dump()
+            from server.announcements import announce
+
+            settings = settings_of(models=models)
+            told = change(settings.models).model_dump()
+            announce(settings.redis_url, name)
             told["previous"] = told["previous"][0] if told["previous"] else None
         else:
             import asyncio

@@ -24,9 +24,11 @@ class Readiness(BaseModel):
 
     `code_answers` says whether programs can be run in the sandbox, which no other request needs.
     `policy_server` is its circuit breaker: while `open`, searches with its policies are 503.
+    `reason` is `swapping` while a version is exchanged in its place: requests for it wait.
     """
 
     status: Literal["ready", "not_ready"]
+    reason: Literal["swapping"] | None = None
     engine: Literal["starting", "ready", "refused", "closed"]
     device: str | None = None
     dtype: str | None = None
@@ -43,12 +45,14 @@ async def live() -> Alive:
 
 @router.get("/health/ready", responses={503: {"model": Readiness}})
 async def ready(services: ServicesDep) -> Response:
-    """200 when the engine has loaded and checked every version, else 503."""
+    """200 when the engine has loaded and checked every version that serves, else 503."""
     engine = services.engine
-    is_ready = engine.state is EngineState.READY
+    is_swapping = bool(services.serving.closed)
+    is_ready = engine.state is EngineState.READY and not is_swapping
     breaker = services.policies.breaker
     body = Readiness(
         status="ready" if is_ready else "not_ready",
+        reason="swapping" if is_swapping else None,
         engine=engine.state.value,
         device=engine.ready.device if engine.ready else None,
         dtype=engine.ready.dtype if engine.ready else None,

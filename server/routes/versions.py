@@ -1,11 +1,12 @@
 """`POST /v1/prm/models/{name}/promote`, `/rollback`, `/canary`, `/shadow`: who answers."""
 
+import asyncio
 from functools import partial
 
 from fastapi import APIRouter
 
 from prm.errors import UnknownModel
-from prm.registry import promote, rollback, try_out
+from prm.registry import promote, published, rollback, try_out
 from prm.registry.pointer import Kind
 from server.deps import KeyFirst, MayAdminister, ServicesDep
 from server.schemas.models import PrmOut, TrialIn, VersionIn
@@ -27,7 +28,8 @@ async def promote_version(name: str, body: VersionIn, services: ServicesDep) -> 
 async def roll_back(name: str, services: ServicesDep) -> PrmOut:
     """Back to the version that was live before: 409 where there is none."""
     before = services.registry.pointers[_served(services, name)].previous
-    version = before[0] if before else None
+    there = await asyncio.to_thread(published, services.registry.root, name)
+    version = next((old for old in before if old in there), None)
     await services.reloader.change(name, version, partial(rollback, name=name))
     return await prm_out(services, name)
 
@@ -52,7 +54,7 @@ async def _try_out(services: Services, name: str, kind: Kind, body: TrialIn) -> 
         version=body.version,
         fraction=body.fraction,
     )
-    await services.reloader.change(name, body.version, change)
+    await services.reloader.change(name, body.version, change, on_trial=True)
     return await prm_out(services, name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from prm.registry import Verdict, make_live, write_verdict
+from prm.registry import Verdict, promote, write_verdict
 from tests.factories import POLICY, PRM, PROBLEM, STEPS, publish_tiny_prm
 from tests.server.conftest import RunningServer, poll, rung_serve
 
@@ -69,7 +69,10 @@ def offline(root: Path) -> dict[str, list[float]]:
     for version in VERSIONS:
         alone = shutil.copytree(root, root.parent / f"only-{version}")
         (alone / PRM / "live.json").write_text(json.dumps({"live": version}))
-        with rung_serve(alone) as running, httpx2.Client(base_url=running.url) as client:
+        with (
+            rung_serve(alone) as running,
+            httpx2.Client(base_url=running.url, timeout=60) as client,
+        ):
             said[version] = raw(score(client))
     return said
 
@@ -88,7 +91,7 @@ def test_a_promoted_version_answers_at_once_with_its_own_scores(
 
 
 def test_a_pointer_that_another_process_wrote_is_seen(http: httpx2.Client, root: Path) -> None:
-    make_live(root, PRM, "2")
+    promote(root, PRM, "2")
     took = poll(lambda: score(http)["model_version"] == "2", seconds=10, what="the swap")
     assert took < 5
 
@@ -218,14 +221,14 @@ def test_a_version_that_cannot_be_served_leaves_the_live_one(
         assert "cannot be served here" in answer.json()["error"]["message"]
         assert str(root) not in answer.text
         # Also where another process points at it: told, and the one that serves goes on.
-        make_live(root, PRM, "4")
+        promote(root, PRM, "4")
 
         def is_told() -> bool:
             return "rung_versions_failed 1.0" in http.get("/metrics").text
 
         poll(is_told, seconds=10, what="the failure")
         assert score(http)["model_version"] == "1"
-        make_live(root, PRM, "1")
+        promote(root, PRM, "1")
         poll(lambda: not is_told(), seconds=10, what="the end of the failure")
     finally:
         shutil.rmtree(broken)

@@ -1,7 +1,9 @@
 """`rung models promote | rollback | canary | shadow | versions`, in a folder."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,35 @@ def test_versions_are_listed_with_what_the_gate_said(root: Path) -> None:
     ]
     assert "rejected   F1 fell" in rung(root, "versions", PRM)
     assert "was rejected by its gate: F1 fell" in rung(root, "promote", PRM, "2", code=2)
+
+
+def test_old_versions_are_removed_and_those_that_stay_say_why(root: Path) -> None:
+    publish_copies(root, "3", "4")
+    rung(root, "promote", PRM, "2")
+    words = rung(root, "prune", PRM, "--keep=1", "--dry-run")
+    assert words.splitlines() == [
+        "           3  would be removed",
+        "           1  stays: previous",
+        "           2  stays: live",
+        "           4  stays: newest",
+    ]
+    assert told(root, "prune", PRM, "--keep=1", "--older-than=1")["removed"] == []
+    pruned = told(root, "prune", PRM, "--keep=1")
+    assert (pruned["removed"], pruned["dry_run"]) == (["3"], False)
+    versions = [each["version"] for each in told(root, "versions", PRM)["versions"]]
+    assert versions == ["1", "2", "4"]
+    rung(root, "prune", PRM, "--keep=0", code=2)
+
+
+def publish_copies(root: Path, *versions: str) -> None:
+    """All versions of the PRM were published some hours ago, one after the other."""
+    for version in versions:
+        folder = shutil.copytree(root / PRM / "2", root / PRM / version)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"version": version}))
+    for version in ("1", "2", *versions):
+        when = time.time() - 3600 * (12 - int(version))
+        os.utime(root / PRM / version / "STABLE", (when, when))
 
 
 @pytest.mark.parametrize("name", ["nope", "../models"])
