@@ -11,7 +11,7 @@ PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint 
 # Threads that spin while they wait make torch forty times slower beside other work.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score bench-search bench-train demo clean
+.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score bench-search bench-train demo docker-build up down clean
 
 setup: $(VENV)/.done
 
@@ -87,6 +87,21 @@ bench-train: setup $(TRL_VENV)/.done
 # Trains the two bundled models anew, into build/models, and measures them.
 demo: setup
 	$(VENV)/bin/python -m training.demo --out build/models $(ARGS)
+
+# Needs Docker; docs/deployment.md. ARGS="--profile policy-cpu" for a policy server by vLLM, too.
+COMPOSE := docker compose --project-directory docker --file docker/compose.yaml
+
+docker-build:
+	docker build --file docker/Dockerfile --tag rung:cpu .
+
+up: docker-build
+	docker/secrets.sh
+	test -s docker/secrets/metrics_key || $(COMPOSE) run --rm --no-deps -T server \
+		keys create --name prometheus --scope score > docker/secrets/metrics_key
+	$(COMPOSE) $(ARGS) up --detach --wait
+
+down:
+	$(COMPOSE) $(ARGS) down
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(ITS_VENV) $(TRL_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,7 +36,7 @@ def test_keys_stand_on_lines_or_between_commas(
 def test_an_option_wins_over_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text("redis://file")
     monkeypatch.setenv("RUNG_REDIS_URL_FILE", str(tmp_path / "url"))
-    told = Settings(redis_url="redis://option").redis_url  # type: ignore[arg-type]
+    told = Settings(redis_url="redis://option").redis_url
     assert told is not None
     assert told.get_secret_value() == "redis://option"
 

@@ -230,9 +230,11 @@ def _readable_paths(python: str) -> list[str]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return [
         python,
+        # First: of a system's own Python, the library's folder lies within one of these, and what
+        # is there already is not shown again.
+        *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"),
         str(base / "lib" / version),
         *(str(path) for path in (base / "lib").glob("libpython*")),
-        *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"),
     ]
 
 
