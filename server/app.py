@@ -17,7 +17,18 @@ from server.auth import Keys
 from server.errors import ERROR_RESPONSES, add_error_handlers, error_response
 from server.key_file import KeyFile
 from server.limits import BodyLimit, Permits
-from server.routes import chat, feedback, models, operations, rerank, score, search, versions
+from server.routes import (
+    chat,
+    feedback,
+    files,
+    fine_tuning,
+    models,
+    operations,
+    rerank,
+    score,
+    search,
+    versions,
+)
 from server.services import Services
 from server.settings import Settings
 
@@ -64,7 +75,8 @@ def create_app(
         is_loopback=settings.is_loopback,
     )
     add_error_handlers(app)
-    for routes in (score, search, chat, rerank, models, versions, feedback):
+    parts = (score, search, chat, rerank, models, versions, feedback, files, fine_tuning)
+    for routes in parts:
         app.include_router(routes.router, responses=ERROR_RESPONSES)
     app.include_router(operations.router)
     Instrumentator(
@@ -72,7 +84,9 @@ def create_app(
         should_group_status_codes=False,
         excluded_handlers=["/metrics", "/health/.*"],
     ).instrument(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    # What stands beside the file in an upload is small.
+    uploads = {("POST", "/v1/files"): (settings.max_file_mb << 20) + (64 << 10)}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, other=uploads)
     app.add_middleware(RequestId)
     return app
 

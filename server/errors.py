@@ -150,7 +150,7 @@ def _validation_response(errors: Sequence[Any], model: Any) -> JSONResponse:
         return error_response(400, f"the body is not valid JSON: {reason}", code="invalid_json")
     param = _field_name(first["loc"][1:])
     # The name of a type, put there by the union, is no field of the caller's.
-    param = re.sub(r"^((?:search\.)?(?:strategy|answers))\.\w+", r"\1", param)
+    param = re.sub(r"^((?:search\.)?(?:strategy|answers)|method)\.\w+", r"\1", param)
     if not param and first["type"] in ("model_attributes_type", "missing"):
         return error_response(
             400,

@@ -35,10 +35,14 @@ def valid_names(error: Mapping[str, Any], model: Any) -> str | None:
 def _models_at(location: Sequence[str | int], annotation: Any) -> list[type[BaseModel]]:
     """The models that may stand there. A union puts the type's name into the location."""
     models = list(_models(annotation))
+    is_chosen = False
     for part in location:
         if isinstance(part, int):
             continue
-        if tagged := [model for model in models if part in _tags(model)]:
+        tagged = [model for model in models if part in _tags(model)]
+        # What follows a type's name is a field, even one that is called as the type.
+        is_chosen = bool(tagged) and not is_chosen
+        if is_chosen:
             models = tagged
         else:
             fields = [m.model_fields[part] for m in models if part in m.model_fields]

@@ -1,6 +1,6 @@
 """Admission before work: a permit at once or 429, and no body larger than the limit."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 from starlette.exceptions import HTTPException
@@ -63,12 +63,16 @@ class Permits:
 class BodyLimit:
     """ASGI middleware: refuses a body by its announced length, or while it arrives.
 
-    It does so where the body is read, which is after the key was looked at.
+    It does so where the body is read, which is after the key was looked at. `other` are the limits
+    of routes with one of their own, by method and path.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, other: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._other = other or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -78,22 +82,24 @@ class BodyLimit:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         expected = int(announced) if announced.isdigit() else 0
         received = 0
+        limit = self._other.get((scope["method"], scope["path"]), self._max_bytes)
 
         async def limited_receive() -> Message:
             nonlocal received
             # Asked only now: who has no key is to hear of that, and not how large a body may be.
-            if expected > self._max_bytes:
-                raise HTTPException(413, self._message(expected))
+            if expected > limit:
+                raise HTTPException(413, _message(expected, limit))
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise HTTPException(413, self._message(received))
+            if received > limit:
+                raise HTTPException(413, _message(received, limit))
             return message
 
         await self._app(scope, limited_receive, send)
 
-    def _message(self, size: int) -> str:
-        return (
-            f"the body is {size} bytes or more, and this server takes at most {self._max_bytes}; "
-            "send it in several requests"
-        )
+
+def _message(size: int, limit: int) -> str:
+    return (
+        f"the body is {size} bytes or more, and this server takes at most {limit}; send it in "
+        "several requests"
+    )

@@ -4,7 +4,7 @@ The routes and the command line call the same methods of `scores` and `searches`
 and wire types out.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -20,6 +20,8 @@ from server.feedback.memory import Memory
 from server.feedback.metrics import FeedbackMetrics
 from server.feedback.service import FeedbackService
 from server.feedback.store import FeedbackStore
+from server.files.store import FileStore
+from server.jobs.store import JobStore
 from server.policies import Policies
 from server.reload import Reloader
 from server.residency import Residency
@@ -104,6 +106,9 @@ class Services:
             self.memory,
             max_candidates=settings.max_candidates,
         )
+        self.files = FileStore(settings.runs / "files")
+        self.jobs = JobStore(settings.runs)
+        self.announce: Callable[[str], Awaitable[None]] = _nobody_listens
 
     @property
     def registry(self) -> Registry:
@@ -142,6 +147,10 @@ async def running_services(settings: Settings, registry: Registry) -> AsyncItera
         yield services
     finally:
         await services.close()
+
+
+async def _nobody_listens(_: str) -> None:
+    """Who runs jobs looks for them anyway."""
 
 
 def _canary_limits(settings: Settings) -> Limits:

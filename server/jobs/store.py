@@ -93,13 +93,14 @@ class JobStore:
         return [name for _, name in sorted(dated, reverse=True)]
 
     def waiting(self) -> list[str]:
-        """Jobs that somebody should run and nobody does, the oldest first."""
+        """Jobs that somebody should look at and nobody does, the oldest first.
+
+        Those that are to run, and those whose runner was killed before it could let go of them.
+        """
         return [
             job_id
             for job_id in reversed(self.ids())
-            if (state := self.state(job_id)).wanted == "run"
-            and not state.is_finished
-            and not self.is_held(job_id)
+            if _is_open(self.state(job_id)) and not self.is_held(job_id)
         ]
 
     def is_held(self, job_id: str) -> bool:
@@ -162,18 +163,24 @@ class JobStore:
 
     def all_events(self, job_id: str) -> list[JobEvent]:
         """Every whole line of the job's events, in order."""
-        path = self.folder(job_id) / EVENTS
+        return self.events_from(job_id, 0)[0]
+
+    def events_from(self, job_id: str, place: int) -> tuple[list[JobEvent], int]:
+        """The events from a byte of the file on, and the byte to go on from."""
         try:
-            lines = path.read_bytes().split(b"\n")
+            with (self.folder(job_id) / EVENTS).open("rb") as file:
+                file.seek(place)
+                raw = file.read()
         except FileNotFoundError:
-            return []
+            return [], place
+        raw = raw[: raw.rfind(b"\n") + 1]
         found = []
-        for line in lines:
+        for line in raw.split(b"\n"):
             try:
                 found.append(JobEvent.model_validate(json.loads(line)))
             except ValueError:
                 continue
-        return found
+        return found, place + len(raw)
 
     def _read_state(self, folder: Path) -> JobState:
         """The state; that of a new job where there is none yet, or where it is damaged."""
@@ -200,6 +207,11 @@ class JobStore:
         except ModelFolderError as error:
             logger.error("a job is left out: %s", error)
             return None
+
+
+def _is_open(state: JobState) -> bool:
+    is_paused = state.wanted == "pause" and state.status != "running"
+    return not state.is_finished and not is_paused
 
 
 def _is_cut(file: int) -> bool:
