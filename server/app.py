@@ -15,6 +15,7 @@ from prm.errors import ModelFolderError
 from prm.registry import Registry
 from server.auth import Keys
 from server.errors import ERROR_RESPONSES, add_error_handlers, error_response
+from server.jobs.feedback import retrainer_of
 from server.key_file import KeyFile
 from server.limits import BodyLimit, Permits
 from server.routes import (
@@ -55,9 +56,12 @@ def create_app(
         services.reloader.start()
         services.announcements.start()
         services.memory.start()
+        retrainer = retrainer_of(services)
+        retrainer.start()
         # Beside the engine, which takes longer: no search has to wait for them.
         services.answers.begin()
         yield
+        await retrainer.aclose()
         await services.close()
 
     app = FastAPI(

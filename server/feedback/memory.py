@@ -86,12 +86,12 @@ class Memory:
         created_s: float,
         builds: Sequence["partial[Answer]"],
     ) -> None:
-        kind = "search" if served_id.startswith("search-") else "score"
+        is_search = served_id.startswith("search-")
         self._served.remember(
             served_id,
             lambda: Served(
                 id=served_id,
-                kind=kind,
+                kind="search" if is_search else "score",
                 prm=prm,
                 created_s=created_s,
                 answers=tuple(build() for build in builds),

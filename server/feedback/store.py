@@ -14,7 +14,8 @@ from pathlib import Path
 
 from prm.errors import Conflict, NotFound, Overloaded
 from server.feedback.database import Database
-from server.feedback.types import Answer, Label, answer_fields, answer_of
+from server.feedback.rows import COLUMNS, PLACES, bool_of, label_of, row_of
+from server.feedback.types import Answer, Label, answer_of
 from server.feedback.weights import Vote
 
 # What one report, or one training, looks at: the newest ones.
@@ -60,10 +61,6 @@ CREATE TABLE IF NOT EXISTS retrainings (
 );
 CREATE INDEX IF NOT EXISTS retrainings_of_model ON retrainings (model, seq);
 """
-_COLUMNS = (
-    "id, created, key_id, model, version, source, source_id, content, problem, answer, correct, "
-    "prm_correct, given_answer, note, metadata"
-)
 
 
 class QuotaSpent(Overloaded):
@@ -113,8 +110,8 @@ class FeedbackStore:
                 return before
             _use(connection, request, len(labels))
             connection.executemany(
-                f"INSERT INTO labels ({_COLUMNS}) VALUES ({', '.join('?' * 15)})",
-                [_row(label) for label in labels],
+                f"INSERT INTO labels ({COLUMNS}) VALUES ({PLACES})",
+                [row_of(label) for label in labels],
             )
             if request.idempotency_key is not None:
                 ids = json.dumps([label.id for label in labels])
@@ -144,11 +141,11 @@ class FeedbackStore:
                     raise NotFound(f"after: no feedback {after[:100]!r} here", param="after")
                 before = found[0]
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM labels WHERE seq < ? AND (? IS NULL OR model = ?) "
+                f"SELECT {COLUMNS} FROM labels WHERE seq < ? AND (? IS NULL OR model = ?) "
                 "ORDER BY seq DESC LIMIT ?",
                 (before, model, model, limit + 1),
             )
-            return [_label(row) for row in rows]
+            return [label_of(row) for row in rows]
 
         labels = await self.reader.read(work)
         return labels[:limit], len(labels) > limit
@@ -168,7 +165,7 @@ class FeedbackStore:
                     content=content,
                     key_id=key,
                     correct=bool(correct),
-                    prm_correct=_bool(prm),
+                    prm_correct=bool_of(prm),
                 )
                 for seq, content, key, correct, prm in reversed(rows)
             ]
@@ -179,8 +176,8 @@ class FeedbackStore:
         """These labels, in this order."""
 
         def work(connection: sqlite3.Connection) -> list[Label]:
-            query = f"SELECT {_COLUMNS} FROM labels WHERE seq = ?"
-            return [_label(connection.execute(query, (seq,)).fetchone()) for seq in seqs]
+            query = f"SELECT {COLUMNS} FROM labels WHERE seq = ?"
+            return [label_of(connection.execute(query, (seq,)).fetchone()) for seq in seqs]
 
         return await self.reader.read(work)
 
@@ -223,8 +220,8 @@ def _known(connection: sqlite3.Connection, request: Request) -> list[Label] | No
             "same body, or a new key",
             param="Idempotency-Key",
         )
-    query = f"SELECT {_COLUMNS} FROM labels WHERE id = ?"
-    return [_label(connection.execute(query, (each,)).fetchone()) for each in json.loads(ids)]
+    query = f"SELECT {COLUMNS} FROM labels WHERE id = ?"
+    return [label_of(connection.execute(query, (each,)).fetchone()) for each in json.loads(ids)]
 
 
 def _use(connection: sqlite3.Connection, request: Request, count: int) -> None:
@@ -246,43 +243,3 @@ def _use(connection: sqlite3.Connection, request: Request, count: int) -> None:
         (request.key_id, day, count),
     )
     connection.execute("DELETE FROM days WHERE day < ?", (day - 1,))
-
-
-def _row(label: Label) -> tuple[object, ...]:
-    answer = label.answer
-    return (
-        label.id,
-        label.created,
-        label.key_id,
-        label.model,
-        label.version,
-        label.source,
-        label.source_id,
-        answer.content,
-        answer.problem,
-        json.dumps(answer_fields(answer), ensure_ascii=False),
-        label.correct,
-        answer.prm_correct,
-        label.given_answer,
-        label.note,
-        json.dumps(label.metadata),
-    )
-
-
-def _label(row: tuple[object, ...]) -> Label:
-    fields = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    del fields["content"], fields["problem"]
-    prm_correct = _bool(fields.pop("prm_correct"))
-    answer = answer_of(json.loads(fields["answer"]) | {"prm_correct": prm_correct})
-    return Label(
-        **fields
-        | {
-            "answer": answer,
-            "correct": _bool(fields["correct"]),
-            "metadata": json.loads(fields["metadata"]),
-        }
-    )
-
-
-def _bool(value: object) -> bool | None:
-    return None if value is None else bool(value)

@@ -347,37 +347,34 @@ def test_a_sample_of_what_was_scored_lies_in_the_runs(pair: Pair, ann: httpx2.Cl
     assert math.isclose(line["score"], score["data"][0]["score"], rel_tol=1e-6)
 
 
-def test_everything_accepted_survives_a_kill(pair: Pair, tiny_models: Path, tmp_path: Path) -> None:
+def test_everything_accepted_survives_a_kill(pair: Pair, trainer: httpx2.Client) -> None:
+    """The last test: it kills the second server."""
     accepted: list[str] = []
-    settings = {"RUNG_RUNS": str(tmp_path), "RUNG_WORKER": "false"}
-    with rung_serve(tiny_models, **settings) as doomed:
 
-        def send(number: int) -> None:
-            body = {"problem": f"k{number}", "response": "Answer: 1", "correct": True}
+    def send(number: int) -> None:
+        body = {"problem": f"k{number}", "response": "Answer: 1", "correct": True}
+        with pair.client("eve", second=True) as client:
             while True:
                 try:
-                    told = httpx2.post(f"{doomed.url}/v1/feedback", json=body, verify=False)
+                    told = say(client, body)
                 except httpx2.TransportError:
                     return
                 accepted.append(taken(told)["id"])
 
-        with ThreadPoolExecutor(4) as threads:
-            sending = [threads.submit(send, number) for number in range(4)]
-            poll(lambda: len(accepted) > 40, seconds=20, what="labels")
-            doomed.process.kill()
-            for each in sending:
-                each.result()
-    with rung_serve(tiny_models, **settings) as again:
-        found: list[str] = []
-        after: dict[str, str] = {}
-        while True:
-            page = httpx2.get(
-                f"{again.url}/v1/feedback", params={"limit": 100, **after}, verify=False
-            ).json()
-            found += [label["id"] for label in page["data"]]
-            if not page["has_more"]:
-                break
-            after = {"after": page["last_id"]}
+    with ThreadPoolExecutor(4) as threads:
+        sending = [threads.submit(send, number) for number in range(4)]
+        poll(lambda: len(accepted) > 40, seconds=20, what="labels")
+        pair.second.process.kill()
+        for each in sending:
+            each.result()
+    found: list[str] = []
+    page: dict[str, Any] = {"has_more": True, "last_id": None}
+    while page["has_more"]:
+        after = {"after": page["last_id"]} if page["last_id"] else {}
+        page = trainer.get("/v1/feedback", params={"limit": 100, **after}).json()
+        found += [
+            label["id"] for label in page["data"] if label["messages"][0]["content"].startswith("k")
+        ]
     assert set(accepted) <= set(found)
     # At most the one that each was waiting for.
     assert len(found) - len(accepted) <= 4
