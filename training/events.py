@@ -6,10 +6,12 @@ Numbers go to a file always; bars and dashboards may listen beside it.
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from prm.files import replace_durably
 
 # A step's numbers by name, such as "reward", "accuracy", "policy_loss", "seconds_rollouts".
 Numbers = Mapping[str, float]
@@ -30,7 +32,7 @@ class JsonLines:
         self._path = path
         if path.exists():
             kept = [] if after_step is None else _until(path, after_step)
-            path.write_text("".join(kept), encoding="utf-8")
+            replace_durably(path, "".join(kept))
 
     def write(self, kind: str, step: int, numbers: Numbers) -> None:
         """See `Sink.write`. Numbers that are none are null: JSON has no NaN."""
@@ -40,20 +42,26 @@ class JsonLines:
 
 
 class Events:
-    """Fans out, and keeps the time of each phase of a step."""
+    """Fans out, and keeps the time of each phase of a step.
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    `beat` is called at the begin and the end of whatever takes time.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], beat: Callable[[], None] = lambda: None) -> None:
         self.sinks = list(sinks)
+        self._beat = beat
         self._seconds: dict[str, float] = {}
         self._counts: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time spent in here is told as `seconds_<name>` of the step."""
+        self._beat()
         started = time.perf_counter()
         try:
             yield
         finally:
+            self._beat()
             spent = time.perf_counter() - started
             self._seconds[name] = self._seconds.get(name, 0.0) + spent
 
@@ -65,6 +73,7 @@ class Events:
         """Tell all sinks, with the seconds of the phases since the last event, and the counts."""
         seconds = {f"seconds_{name}": value for name, value in self._seconds.items()}
         numbers, self._seconds, self._counts = {**numbers, **self._counts}, {}, {}
+        self._beat()
         for sink in self.sinks:
             sink.write(kind, step, {**numbers, **seconds})
 

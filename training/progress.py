@@ -2,9 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +13,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 Advance = Callable[[int, str], None]
 
 LOG_EVERY_S = 15.0
+# What a step is told of in passing; of several names, the first that it has.
+_TOLD = {
+    "loss": ("policy_loss", "loss", "prm_loss"),
+    "reward": ("reward",),
+    "accuracy": ("accuracy",),
+    "KL": ("reference_kl_k3", "policy_reference_kl", "policy_approx_kl_k3"),
+}
 
 
 @contextmanager
@@ -27,6 +34,20 @@ def stage(title: str, total: int, file: TextIO | None = None) -> Iterator[Advanc
     with show(title, total, file) as advance:
         yield advance
     say(f"{title}: done in {time.monotonic() - started:.0f} s", file)
+
+
+def in_passing(told: Mapping[str, Any]) -> str:
+    """A step's numbers in a few words.
+
+    >>> in_passing({"prm_loss": 0.5012, "reward": 0.25, "tokens_per_s": 1234.5})
+    'loss 0.501 reward 0.25 1,234 tokens/s'
+    """
+    words = []
+    for word, names in _TOLD.items():
+        found = next((told[name] for name in names if told.get(name) is not None), None)
+        words += [] if found is None else [f"{word} {found:.3g}"]
+    pace = told.get("tokens_per_s")
+    return " ".join([*words, *([] if pace is None else [f"{pace:,.0f} tokens/s"])])
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -3,15 +3,21 @@
 python -m training.run job.toml --out runs/mine [--resume]
 torchrun … -m training.run job.toml --out runs/mine        the same by several processes
 
+SIGTERM ends a run of one process behind the step that it is in, with a checkpoint and exit code 75;
+--resume goes on from there.
+
 runs/mine/job.json            the job as it was read
 runs/mine/events.jsonl        a line per step and evaluation
+runs/mine/heartbeat           touched whenever something was done
 runs/mine/checkpoints/        to resume from
 runs/mine/policy/, prm/       the models, when the run is done
 """
 
 import argparse
+import errno
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from prm.errors import InvalidInput, RungError
+from prm.files import replace_durably
+from training.heartbeat import Heartbeat
 from training.launch import Place, fail, has_lost_another
 from training.ranks import ALONE, Ranks
 from training.spec import TrainingJob, read_job
@@ -28,7 +36,13 @@ from training.trackers import Trackers
 
 # Told after every step: how many are done, and the step's numbers.
 Watch = Callable[[int, dict[str, float]], None]
-JOB, EVENTS, CHECKPOINTS = "job.json", "events.jsonl", "checkpoints"
+JOB, EVENTS, CHECKPOINTS, HEARTBEAT = "job.json", "events.jsonl", "checkpoints", "heartbeat"
+# EX_TEMPFAIL of sysexits.h: stopped as asked, and to be resumed.
+STOPPED = 75
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and did: its last step lies in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +61,13 @@ def run_job(
     watch: Watch = lambda step, told: None,
     trackers: Trackers | None = None,
     ranks: Ranks = ALONE,
+    is_to_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train as the job says, from the start or from the last checkpoint.
 
     `ranks` train together; the first of them writes, and `out` is a folder that all of them see.
-    Raises InvalidInput for a folder that holds another run, and Diverged, with the last checkpoint
-    left as it is.
+    `is_to_stop` is asked after every step. Raises InvalidInput for a folder that holds another run,
+    Diverged, with the last checkpoint left as it is, and Stopped.
     """
     if ranks.index == 0:
         _claim(job, out, resume)
@@ -66,7 +81,7 @@ def run_job(
 
     torch.set_num_threads(job.threads)
     checkpoint = last_checkpoint(out / CHECKPOINTS) if resume else None
-    events = Events([])
+    events = Events([], beat=Heartbeat(out / HEARTBEAT).beat)
     with ExitStack() as stack:
         run = assemble(job, events, out, stack, ranks)
         learners = run.training.learners
@@ -98,8 +113,11 @@ def run_job(
             if job.evaluation and (step % job.evaluation.every == 0 or last):
                 measured = run.evaluate(job.evaluation)
                 events.write("evaluation", step, measured)
-            if step % job.checkpoint_every == 0 or last:
+            stops = not last and is_to_stop()
+            if step % job.checkpoint_every == 0 or last or stops:
                 save_checkpoint(out / CHECKPOINTS, step, learners, ranks=ranks)
+            if stops:
+                raise Stopped(f"stopped after step {step} of {job.steps}, with a checkpoint")
         return Outcome(models=run.save_models(), evaluation=measured)
 
 
@@ -125,7 +143,7 @@ def _claim(job: TrainingJob, out: Path, resume: bool) -> None:
         what = "holds no run" if not path.exists() else "holds the run of another job"
         raise InvalidInput(f"--resume: {out} {what}", param="out")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(wanted)
+    replace_durably(path, wanted)
 
 
 def _same(job: TrainingJob, path: Path) -> bool:
@@ -167,10 +185,20 @@ def main() -> None:
         job = read_job(arguments.job)
         with _ranks(place, job.device) as ranks:
             done = _run_with_a_bar(job, arguments, ranks)
+    except Stopped as stopped:
+        print(f"{stopped}; go on with --resume", file=sys.stderr)
+        raise SystemExit(STOPPED) from stopped
     except RungError as error:
         if place.count > 1:
             fail(error, place)
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SystemExit(
+            f"error: {arguments.out}: {error.strerror}; make room there and resume: the last "
+            "checkpoint is whole"
+        ) from error
     except Exception as error:
         if has_lost_another(error, place):
             fail(error, place)
@@ -201,10 +229,14 @@ def _ranks(place: Place, device: str) -> AbstractContextManager[Ranks]:
 
 
 def _run_with_a_bar(job: TrainingJob, arguments: argparse.Namespace, ranks: Ranks) -> Outcome:
-    from training.progress import stage
+    from training.progress import in_passing, stage
 
     if ranks.index > 0:
         return run_job(job, arguments.out, resume=arguments.resume, ranks=ranks)
+    asked: list[int] = []
+    if ranks.count == 1:
+        # Of several, each would hear it in another step: they end, and resume from before.
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     trackers = Trackers(tensorboard=arguments.tensorboard, trackio=arguments.trackio)
     # With --json, stdout is for a machine.
     with stage(job.name, job.steps, sys.stderr if arguments.json else sys.stdout) as advance:
@@ -212,27 +244,11 @@ def _run_with_a_bar(job: TrainingJob, arguments: argparse.Namespace, ranks: Rank
             job,
             arguments.out,
             resume=arguments.resume,
-            watch=lambda step, told: advance(step, _word(told)),
+            watch=lambda step, told: advance(step, in_passing(told)),
             trackers=trackers,
             ranks=ranks,
+            is_to_stop=lambda: bool(asked),
         )
-
-
-# What a step is told of in passing; of several names, the first that it has.
-_TOLD = {
-    "loss": ("policy_loss", "loss", "prm_loss"),
-    "reward": ("reward",),
-    "accuracy": ("accuracy",),
-    "KL": ("reference_kl_k3", "policy_reference_kl", "policy_approx_kl_k3"),
-}
-
-
-def _word(told: dict[str, float]) -> str:
-    words = []
-    for word, names in _TOLD.items():
-        found = next((told[name] for name in names if name in told), None)
-        words += [] if found is None else [f"{word} {found:.3g}"]
-    return " ".join([*words, f"{told['tokens_per_s']:,.0f} tokens/s"])
 
 
 if __name__ == "__main__":

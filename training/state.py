@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from prm.errors import InvalidInput
+from prm.files import sync_folder
 from training.learner import Learner
 from training.ranks import ALONE, Ranks
 
@@ -55,9 +56,12 @@ def save_checkpoint(
                 save_file(kept, holding / f"{name}.safetensors")
         if ranks.index == 0:
             steps = {name: learner.steps for name, learner in learners.items()}
-            (holding / STATE).write_text(json.dumps({"step": step, "optimizer_steps": steps}))
+            text = json.dumps({"step": step, "optimizer_steps": steps})
+            (holding / STATE).write_text(text)
+            _sync(holding)
             shutil.rmtree(target, ignore_errors=True)
             holding.rename(target)
+            sync_folder(folder)
             for old in sorted(folder.glob("step-*"))[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
     except (OSError, CheckpointException) as error:
@@ -69,6 +73,13 @@ def save_checkpoint(
         ) from error
     ranks.wait()
     return target
+
+
+def _sync(folder: Path) -> None:
+    """What lies in it outlives a power cut."""
+    for path in folder.rglob("*"):
+        sync_folder(path)
+    sync_folder(folder)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
