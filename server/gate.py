@@ -22,6 +22,7 @@ from prm.registry import (
     reject,
     write_verdict,
 )
+from server.announcements import announce
 from server.batches import scored_in_batches
 from server.commands import progress_bar
 from server.connection import Embedded, prm_of
@@ -48,30 +49,53 @@ async def gate_version(options: GateOptions, settings: Settings) -> None:
     ModelFolderError, Unavailable, and Conflict for a version that is live already.
     """
     check_may_serve(settings.models, options.name, options.version)
-    labelled = read_labelled(options.file)
+    held_out = read_labelled(options.file)
+    asked = Comparison(
+        name=options.name, version=options.version, held_out=held_out, gate=options.settings
+    )
     with progress_bar(Console(), options.as_json) as progress:
-        report = await _compared(options, settings, labelled, progress)
+        report = await compare(asked, settings, progress)
     if options.decides:
-        _decide(options, settings.models, report)
+        decide(settings, options.name, options.version, report)
     _print(options, report)
     if not report.passed:
         sys.exit(1)
 
 
-async def _compared(
-    options: GateOptions, settings: Settings, labelled: Sequence[Labelled], progress: Progress
-) -> GateReport:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A version that may become live, and what it is compared with the live one on.
+
+    `recent` are responses without labels, which both score, too.
+    """
+
+    name: str
+    version: str
+    held_out: Sequence[Labelled]
+    recent: Sequence[Labelled] = ()
+    gate: GateSettings
+
+
+async def compare(asked: Comparison, settings: Settings, progress: Progress) -> GateReport:
+    """Both versions' scores of the same responses, by an engine of its own, and what they say.
+
+    Raises UnknownModel, InvalidInput, ModelFolderError, Unavailable, and Conflict.
+    """
     registry = Registry.open(settings.models)
-    live = prm_of(registry, options.name)
-    pointer = registry.pointers[options.name]
-    if pointer.live == options.version:
-        raise Conflict(f"{options.name}@{options.version} is live already; there is nothing to ask")
-    beside = pointer.model_copy(update={"shadow": Trial(version=options.version, fraction=1)})
-    registry = registry.with_pointers({**registry.pointers, options.name: beside})
-    new = prm_of(registry, f"{options.name}@{options.version}")
+    live = prm_of(registry, asked.name)
+    pointer = registry.pointers[asked.name]
+    if pointer.live == asked.version:
+        raise Conflict(f"{asked.name}@{asked.version} is live already; there is nothing to ask")
+    # Of the folder, these two and what they are read with.
+    alone = pointer.model_copy(
+        update={"canary": None, "shadow": Trial(version=asked.version, fraction=1)}
+    )
+    registry = registry.with_pointers({**registry.pointers, asked.name: alone})
+    new = prm_of(registry, f"{asked.name}@{asked.version}")
     assert isinstance(live.manifest, PrmManifest)
     assert isinstance(new.manifest, PrmManifest)
     # A line that has no text is told before the engine is started.
+    labelled = [*asked.held_out, *asked.recent]
     items = [line.item() for line in labelled]
     task = progress.add_task("starting the engine", total=2 * len(items))
     judged = []
@@ -84,27 +108,30 @@ async def _compared(
                 progress.advance(task, len(batch))
             judged.append(
                 Judged(
-                    responses=tuple(scored),
+                    responses=tuple(scored[: len(asked.held_out)]),
+                    recent=tuple(scored[len(asked.held_out) :]),
                     aggregation=manifest.aggregation,
                     threshold=manifest.threshold,
                 )
             )
     before, after = judged
-    return judge(before, after, options.settings)
+    return judge(before, after, asked.gate)
 
 
-def _decide(options: GateOptions, root: Path, report: GateReport) -> None:
+def decide(settings: Settings, name: str, version: str, report: GateReport) -> None:
+    """Keep the verdict; what has passed goes live, and what has not never will."""
     verdict = Verdict(
-        version=options.version,
+        version=version,
         passed=report.passed,
         reason="; ".join(report.reasons) or None,
         report=report.model_dump(mode="json"),
     )
     if report.passed:
-        write_verdict(root, options.name, verdict)
-        promote(root, options.name, options.version)
+        write_verdict(settings.models, name, verdict)
+        promote(settings.models, name, version)
+        announce(settings.redis_url, name)
     else:
-        reject(root, options.name, verdict)
+        reject(settings.models, name, verdict)
 
 
 def _print(options: GateOptions, report: GateReport) -> None:

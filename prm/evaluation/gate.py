@@ -31,6 +31,7 @@ class GateSettings(BaseModel):
     `calibration`: in expected calibration error of step scores, or of responses where no step has a
     label. `length_bias`: in the absolute rank correlation of a response's score with its number of
     steps, among responses that are alike right or wrong. `drift`: of the mean score, either way.
+    `recent`: of the mean absolute difference of both versions' scores of what was scored lately.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class GateSettings(BaseModel):
     calibration: float = Field(default=0.1, gt=0, le=1, allow_inf_nan=False)
     length_bias: float = Field(default=0.2, gt=0, le=1, allow_inf_nan=False)
     drift: float = Field(default=0.3, gt=0, le=1, allow_inf_nan=False)
+    recent: float = Field(default=0.3, gt=0, le=1, allow_inf_nan=False)
     seed: int = 0
 
 
@@ -54,6 +56,16 @@ class Side(BaseModel):
     mean_score: float
 
 
+class Drift(BaseModel):
+    """How far apart two versions are on recent responses: mean difference, and mean distance."""
+
+    model_config = ConfigDict(frozen=True)
+
+    responses: int
+    difference: float
+    distance: float
+
+
 class GateReport(BaseModel):
     """What both versions came to; `reasons` is empty where the new one passes."""
 
@@ -65,6 +77,7 @@ class GateReport(BaseModel):
     live: Side | None = None
     new: Side | None = None
     difference: Interval | None = None
+    recent: Drift | None = None
     reasons: tuple[str, ...] = ()
 
     @property
@@ -74,11 +87,12 @@ class GateReport(BaseModel):
 
 
 class Judged(BaseModel):
-    """One version's scores of the held-out responses, and how it reads them."""
+    """One version's scores of the held-out responses and of recent ones, and how it reads them."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     responses: tuple[Scored, ...]
+    recent: tuple[Scored, ...] = ()
     aggregation: PlainAggregation
     threshold: float
 
@@ -93,10 +107,11 @@ def judge(live: Judged, new: Judged, settings: GateSettings) -> GateReport:
     _check_labels(new.responses, settings.metric)
     problems = [response.problem for response in new.responses]
     told = GateReport(metric=settings.metric, problems=len(set(problems)), responses=len(problems))
-    if bad := sum(not np.isfinite(response.scores).all() for response in new.responses):
+    everything = (*new.responses, *new.recent)
+    if bad := sum(not np.isfinite(response.scores).all() for response in everything):
         return told.model_copy(
             update={
-                "reasons": (f"the scores of {bad} of {len(problems)} responses are no numbers",)
+                "reasons": (f"the scores of {bad} of {len(everything)} responses are no numbers",)
             }
         )
     resamples = Resamples(problems, seed=settings.seed)
@@ -106,13 +121,32 @@ def judge(live: Judged, new: Judged, settings: GateSettings) -> GateReport:
     difference = resamples.interval(ours - theirs, our_draws - their_draws)
     before = _side(live, resamples.interval(theirs, their_draws))
     after = _side(new, resamples.interval(ours, our_draws))
+    recent = _drift(live, new)
+    reasons = _reasons(before, after, difference, settings)
+    if recent is not None and recent.distance > settings.recent:
+        reasons.append(
+            f"of {recent.responses} recent responses the scores lie {recent.distance:.3f} apart in "
+            f"the mean, further than {settings.recent:g}"
+        )
     return told.model_copy(
         update={
             "live": before,
             "new": after,
             "difference": difference,
-            "reasons": tuple(_reasons(before, after, difference, settings)),
+            "recent": recent,
+            "reasons": tuple(reasons),
         }
+    )
+
+
+def _drift(live: Judged, new: Judged) -> Drift | None:
+    if not new.recent:
+        return None
+    before, after = (_scores(side, side.recent) for side in (live, new))
+    return Drift(
+        responses=len(new.recent),
+        difference=float(np.mean(after - before)),
+        distance=float(np.mean(np.abs(after - before))),
     )
 
 
@@ -185,8 +219,12 @@ def _is_judged(labels: Sequence[bool | None]) -> bool:
 
 
 def _response_scores(side: Judged) -> Floats:
+    return _scores(side, side.responses)
+
+
+def _scores(side: Judged, responses: Sequence[Scored]) -> Floats:
     aggregate = AGGREGATIONS[side.aggregation]
-    return np.array([float(aggregate(response.scores)) for response in side.responses])
+    return np.array([float(aggregate(response.scores)) for response in responses])
 
 
 def _figure(side: Judged, metric: Metric, resamples: Resamples) -> tuple[float, Floats]:

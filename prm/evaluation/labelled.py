@@ -16,7 +16,7 @@ are true and false and nothing else: 0 and 1 mean different things in different 
 import gzip
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -147,16 +147,20 @@ class Labelled:
 
 def read_labelled(path: Path) -> list[Labelled]:
     """The responses of a file, plain or .gz; - is standard input. Raises InvalidInput."""
-    found: list[Labelled] = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        for place, fields in _responses(where, line):
-            found.append(Labelled(place, _validated(place, fields)))
+    found = list(some_labelled(path, lambda fields: True))
     if not found:
         raise InvalidInput(f"{path}: holds no response")
     return found
+
+
+def some_labelled(path: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> Iterator[Labelled]:
+    """Those of a file's responses whose fields, as they were read, are wanted."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        for place, fields in _responses(f"{path}, line {number}", line):
+            if is_wanted(fields):
+                yield Labelled(place, _validated(place, fields))
 
 
 def read_text(path: Path) -> str:
