@@ -56,6 +56,7 @@ def create_app(
         services.reloader.start()
         services.announcements.start()
         services.memory.start()
+        services.start_jobs()
         retrainer = retrainer_of(services)
         retrainer.start()
         # Beside the engine, which takes longer: no search has to wait for them.

@@ -21,6 +21,7 @@ from server.feedback.metrics import FeedbackMetrics
 from server.feedback.service import FeedbackService
 from server.feedback.store import FeedbackStore
 from server.files.store import FileStore
+from server.jobs.metrics import JobMetrics
 from server.jobs.store import JobStore
 from server.policies import Policies
 from server.reload import Reloader
@@ -108,7 +109,9 @@ class Services:
         )
         self.files = FileStore(settings.runs / "files")
         self.jobs = JobStore(settings.runs)
+        self.telemetry.registry.register(JobMetrics(self.jobs))
         self.announce: Callable[[str], Awaitable[None]] = _nobody_listens
+        self._stop_jobs: Callable[[], Awaitable[None]] | None = None
 
     @property
     def registry(self) -> Registry:
@@ -120,11 +123,27 @@ class Services:
         self.engine.start(on_refusal)
         self.sandbox.start()
 
+    def start_jobs(self) -> None:
+        """Begin to run training jobs, or to tell workers of them."""
+        from server.jobs.queue import JobQueue
+        from server.jobs.worker import JobWorker
+
+        if self.settings.runs_jobs:
+            worker = JobWorker(self.settings, self.jobs)
+            worker.start()
+            self.announce, self._stop_jobs = worker.queue.add, worker.aclose
+        else:
+            queue = JobQueue(self.jobs, self.settings.redis_url)
+            queue.start()
+            self.announce, self._stop_jobs = queue.add, queue.aclose
+
     async def _reject(self, name: str, verdict: Verdict) -> None:
         await self.reloader.change(name, None, partial(reject, name=name, verdict=verdict))
 
     async def close(self) -> None:
         """End the engine and the connections."""
+        if self._stop_jobs is not None:
+            await self._stop_jobs()
         await self.trials.aclose()
         await self.memory.aclose()
         await self.feedback.store.aclose()

@@ -173,6 +173,18 @@ class Settings(BaseSettings):
     max_jobs: int = Field(
         default=100, ge=1, description="Most training jobs that are not done; more: 429."
     )
+    job_memory_mb: int | None = Field(
+        default=None, ge=64, description="Memory of a job's processes, in MiB; default: no limit."
+    )
+    job_silence_s: float = Field(
+        default=1800.0, gt=0, description="A job that gave no sign of life for so long is ended."
+    )
+    job_pause_s: float = Field(
+        default=60.0, ge=0, description="How long a job that is paused may take to end its step."
+    )
+    job_attempts: int = Field(
+        default=5, ge=1, description="Starts of a job without a new checkpoint, before it failed."
+    )
     max_items: int = Field(default=512, ge=1, description="Most items in one scoring request.")
     max_candidates: int = Field(
         default=512, ge=1, description="Most candidates of a search at a time: n, or n times width."

@@ -25,7 +25,13 @@ ENGINE_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 # The engine needs none of the server's secrets.
-WITHHELD = ("RUNG_API_KEYS", "RUNG_POLICY_API_KEY", "RUNG_SCORING_API_KEY")
+WITHHELD = (
+    "RUNG_API_KEYS",
+    "RUNG_POLICY_API_KEY",
+    "RUNG_SCORING_API_KEY",
+    "RUNG_REDIS_URL",
+    "REDIS_URL",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
