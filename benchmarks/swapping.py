@@ -59,13 +59,13 @@ class Seen:
         return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def make_versions(root: Path, count: int) -> list[str]:
-    """So many versions of the bundled PRM with other weights, published and not live."""
-    base = Registry.open(root).get(MODEL)
-    policy = Registry.open(root).get(base.manifest.name.replace("prm", "policy")) if base else None
+def make_versions(root: Path, count: int, name: str = MODEL) -> list[str]:
+    """So many versions of a PRM with noise on its weights, published and not live."""
+    registry = Registry.open(root)
+    base = registry.get(name)
     assert base is not None
-    assert policy is not None
     assert isinstance(base.manifest, PrmManifest)
+    (policy,) = registry.references_of(base)
     names = []
     with stage("versions", count) as advance:
         for number in range(count):

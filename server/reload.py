@@ -24,6 +24,7 @@ from server.serving import Serving
 
 logger = logging.getLogger(__name__)
 
+LONGEST_RETRY_S = 120.0
 Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -131,7 +132,7 @@ class Reloader:
         root = self._serving.registry.root
         # At first, what was published while the engine was starting.
         seen: Stamp | None = None
-        retry_at = math.inf
+        retry_at, retry_s = math.inf, RETRY_S
         while True:
             self._woken.clear()
             stamp = _stamp(root)
@@ -139,17 +140,17 @@ class Reloader:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), self._poll_s)
                 continue
-            seen, retry_at = stamp, math.inf
+            # An exchange that is put off has kept requests waiting: less and less often.
+            retry_s = RETRY_S if stamp != seen else min(LONGEST_RETRY_S, 2 * retry_s)
+            seen, is_done = stamp, False
             try:
                 async with self._busy:
                     is_done = await self._reload()
                     self.residency.unload_unused()
-                if not is_done:
-                    retry_at = time.monotonic() + RETRY_S
             except Exception:
                 # Whatever it was, those that serve go on.
                 logger.exception("versions could not be loaded")
-                retry_at = time.monotonic() + RETRY_S
+            retry_at = math.inf if is_done else time.monotonic() + retry_s
 
     async def _reload(self, names: Iterable[str] | None = None) -> bool:
         """Name by name: what cannot be served keeps none of the others from it.
