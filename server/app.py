@@ -32,6 +32,7 @@ from server.routes import (
 )
 from server.services import Services
 from server.settings import Settings
+from server.telemetry import LATENCY_BUCKETS_S
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -88,7 +89,7 @@ def create_app(
         registry=services.telemetry.registry,
         should_group_status_codes=False,
         excluded_handlers=["/metrics", "/health/.*"],
-    ).instrument(app)
+    ).instrument(app, latency_lowr_buckets=LATENCY_BUCKETS_S)
     # What stands beside the file in an upload is small.
     uploads = {("POST", "/v1/files"): (settings.max_file_mb << 20) + (64 << 10)}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, other=uploads)
