@@ -1,12 +1,10 @@
 """`rung eval`, as a user types it."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -14,19 +12,14 @@ import pytest
 from prm.calibration_files import CalibrationFolder, file_of
 from prm.registry import load_version
 from tests.factories import POLICY, PRM
+from tests.server import commands
 from tests.server.conftest import RunningServer
 
 POOL = Path(__file__).parents[3] / "shared/data/bestofn/pool_math500/pool_rows_000_099.jsonl.gz"
 
 
-def rung(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", "eval", *map(str, arguments)],
-        env=os.environ | {"RUNG_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+def rung(*arguments: str | Path) -> CompletedProcess[str]:
+    return commands.rung("eval", *arguments, RUNG_THREADS="1")
 
 
 def rows(*, problems: int = 24, seed: int = 0) -> list[dict[str, Any]]:

@@ -1,12 +1,10 @@
 """`rung eval rerank`, as a user types it."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -14,16 +12,11 @@ from prm.registry import load_version
 from search.records import load
 from search.selection import SelectionRecord
 from tests.factories import POLICY, PRM
+from tests.server import commands
 
 
-def rung(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", "eval", "rerank", *map(str, arguments)],
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+def rung(*arguments: str | Path) -> CompletedProcess[str]:
+    return commands.rung("eval", "rerank", *arguments, COLUMNS="200")
 
 
 @pytest.fixture

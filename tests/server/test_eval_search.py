@@ -1,11 +1,9 @@
 """`rung eval search`, as a user types it, over tiny models."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -14,19 +12,14 @@ from prm.registry import load_version
 from search.curves import Curves
 from search.records import load, path_of
 from tests.factories import POLICY, PRM
+from tests.server import commands
 
 STRATEGIES = "first-1,best-of-2,majority-2,best-of-8,beam-4x2,dvts-4x2"
 
 
-def evaluate(*arguments: str | Path, prm: str = PRM) -> subprocess.CompletedProcess[str]:
-    options = ("--policy", POLICY, "--prm", prm, "--max-tokens", "12", *map(str, arguments))
-    return subprocess.run(
-        [sys.executable, "-m", "server", "eval", "search", *options],
-        env=os.environ | {"RUNG_THREADS": "1", "COLUMNS": "150"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+def evaluate(*arguments: str | Path, prm: str = PRM) -> CompletedProcess[str]:
+    options = ("--policy", POLICY, "--prm", prm, "--max-tokens", "12", *arguments)
+    return commands.rung("eval", "search", *options, RUNG_THREADS="1", COLUMNS="150")
 
 
 @pytest.fixture
