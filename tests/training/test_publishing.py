@@ -1,10 +1,7 @@
 """What runs have trained is published, served, and read there as the trainer read it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from prm.errors import InvalidInput
 from prm.manifest import PrmManifest
 from prm.registry import load_version
 from tests.imports import quiet
+from tests.server.commands import rung
 from tests.server.conftest import rung_serve
 from tests.training.jobs import small_job
 from training.publishing import Published, PublishRequest, publish_run
@@ -40,21 +38,28 @@ def published(run: Path, root: Path, **options: Any) -> list[Published]:
     return publish_run(PublishRequest(run=run, root=root, **options), quiet)
 
 
-def rung(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", *map(str, arguments)],
-        env=os.environ | {"RUNG_THREADS": "1", "COLUMNS": "150"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-
-
 def raw_scores(http: httpx2.Client, model: str, items: list[dict[str, Any]]) -> list[list[float]]:
     asked = [{"problem": item["problem"], "steps": item["steps"]} for item in items]
     answer = http.post("/v1/prm/score", json={"model": model, "items": asked, "include": ["raw"]})
     assert answer.status_code == 200, answer.text
     return [[step["raw"] for step in item["steps"]] for item in answer.json()["data"]]
+
+
+def assert_steers(http: httpx2.Client, prm: str) -> None:
+    """A search of the policy that all runs began with is ranked by this PRM."""
+    asked = {
+        "policy": "implicit-reference",
+        "prm": prm,
+        "problem": "1234=",
+        "strategy": {"type": "best_of_n", "n": 4},
+        "sampling": {"max_tokens": 5, "seed": 1},
+    }
+    answer = http.post("/v1/search", json=asked)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["prm"] == prm
+    assert told["usage"]["scored_tokens"] > 0
+    assert told["score"] is not None
 
 
 @pytest.mark.slow
@@ -77,26 +82,15 @@ def test_prms_of_every_kind_are_served_with_the_scores_that_training_gave_them(
         assert (manifest.family, manifest.recipe["name"]) == (family, recipe)
         assert manifest.training["algorithm"] == job.algorithm.model_dump(mode="json")
     seen: list[float] = []
-    with rung_serve(root) as server, httpx2.Client(base_url=server.url) as http:
+    with rung_serve(root) as server, httpx2.Client(base_url=server.url, timeout=60) as http:
         for name in RUNS:
             text = (tmp_path / name / GOLDEN_PRM).read_text()
             items = [json.loads(line) for line in text.splitlines()]
             for found, item in zip(raw_scores(http, f"{name}-prm", items), items, strict=True):
                 assert found == pytest.approx(item["raw"], abs=1e-4)
                 seen += found
+            assert_steers(http, f"{name}-prm")
     assert max(seen) - min(seen) > 0.05, "scores that are all alike would prove nothing"
-    problems = tmp_path / "problems.jsonl"
-    lines = [{"problem": "1234=", "answer": "1360"}, {"problem": "5111=", "answer": "5678"}]
-    problems.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    for name in RUNS:
-        figures = tmp_path / f"{name}.json"
-        options = ("--policy", "implicit-reference", "--prm", f"{name}-prm", "--models", root)
-        asked = ("--strategies", "best-of-4", "--max-tokens", "5", "--json", figures)
-        done_ = rung("eval", "search", problems, *options, *asked)
-        assert done_.returncode == 0, done_.stderr
-        (point,) = json.loads(figures.read_text())["points"]
-        assert point["label"] == "best of n 4"
-        assert point["mean_read_tokens"] > 0
 
 
 @pytest.mark.slow
@@ -115,8 +109,9 @@ def test_a_run_is_published_from_the_command_line_and_not_twice(
     assert again.returncode == 2
     assert "sums-policy@1 is already published" in again.stderr
     next_one = rung(
-        "models", "publish", tmp_path / "run", "--name", "sums", "--models", root, "--version", "2"
-    )
+        "models", "publish", tmp_path / "run", "--name", "sums", "--models", root, "--version", "2",
+        COLUMNS="150",
+    )  # fmt: skip
     assert next_one.returncode == 0, next_one.stderr
     assert "reference  sums-reference@1, was there before" in next_one.stdout
     assert "prm        sums-prm@2, live, implicit/1" in next_one.stdout
