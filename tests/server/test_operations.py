@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.auth import Keys
 from server.key_file import KeyFile
 from tests.factories import POLICY, PRM
-from tests.server.conftest import rung_serve
+from tests.server.conftest import HTTP, rung_serve
 
 SCORE = {"model": PRM, "items": [{"problem": "1+1", "steps": ["1+1=2"]}]}
 
@@ -98,7 +98,7 @@ def test_keys_are_asked_for_where_there_are_keys(tiny_models: Path, tmp_path: Pa
 
         def post(path: str, key: str | None) -> httpx2.Response:
             headers = {"Authorization": f"Bearer {key}"} if key else {}
-            return httpx2.post(f"{server.url}{path}", json=SCORE, headers=headers)
+            return HTTP.post(f"{server.url}{path}", json=SCORE, headers=headers)
 
         assert post("/v1/prm/score", "first").status_code == 200
         assert post("/v1/prm/score", "second").status_code == 200
@@ -109,12 +109,12 @@ def test_keys_are_asked_for_where_there_are_keys(tiny_models: Path, tmp_path: Pa
         assert wrong.status_code == 401
         assert "third" not in wrong.text
         search = {"policy": POLICY, "problem": "1"}
-        forbidden = httpx2.post(
+        forbidden = HTTP.post(
             f"{server.url}/v1/search", json=search, headers={"Authorization": f"Bearer {scorer}"}
         )
         assert forbidden.status_code == 403
-        assert httpx2.get(f"{server.url}/metrics").status_code == 401
-        assert httpx2.get(f"{server.url}/health/live").status_code == 200
+        assert HTTP.get(f"{server.url}/metrics").status_code == 401
+        assert HTTP.get(f"{server.url}/health/live").status_code == 200
         # Revoked keys stop working in a running server.
         (record,) = keys.list()
         assert keys.revoke(record.id)
@@ -142,7 +142,8 @@ def test_revoking_the_last_key_locks_the_server(tiny_models: Path, tmp_path: Pat
 
         def status() -> int:
             headers = {"Authorization": f"Bearer {key}"}
-            return httpx2.get(f"{server.url}/v1/models", headers=headers).status_code
+            answer = HTTP.get(f"{server.url}/v1/models", headers=headers)
+            return answer.status_code
 
         assert status() == 200
         assert file.revoke(file.list()[0].id)

