@@ -1,4 +1,4 @@
-"""The command line: `rung serve | score | search | train | eval | models | keys`.
+"""The command line: `rung serve | score | search | train | jobs | eval | models | keys`.
 
 Entry points are thin and cheap: everything heavier than the parser is imported inside a command,
 so that `--help` answers at once. Exit codes: 0 done, 1 failed, 2 bad usage or a bad model folder.
@@ -16,6 +16,8 @@ from server.eval_cli import eval_app
 from server.experiments_cli import experiments
 from server.feedback_cli import feedback_app
 from server.import_cli import import_model
+from server.jobs.worker_cli import worker
+from server.jobs_cli import jobs_app
 from server.options import (
     Json,
     Key,
@@ -49,9 +51,11 @@ models_app.command("publish")(publish_run)
 models_app.add_typer(versions_app)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(feedback_app, name="feedback")
 app.command()(train)
 app.command()(experiments)
+app.command()(worker)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Where the command line's questions go: to a running server, or to an engine started here."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -64,6 +65,25 @@ class Connection:
             assert isinstance(answers, _Remote)
             return await answers.feedback_report(model)
 
+    async def ask(self, method: str, path: str) -> Any:
+        """What the server at `url` answers, as JSON. Raises RungError."""
+        self._check_there_is_one()
+        async with self.open() as answers:
+            assert isinstance(answers, _Remote)
+            return await answers.call(method, path, None)
+
+    async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """The objects of a stream of server-sent events, until `[DONE]`. Raises RungError."""
+        self._check_there_is_one()
+        async with self.open() as answers:
+            assert isinstance(answers, _Remote)
+            async for event in answers.events(path):
+                yield event
+
+    def _check_there_is_one(self) -> None:
+        if self.url is None:
+            raise InvalidInput("jobs are a server's: name it with --url, or RUNG_URL")
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Answers]:
         """The server at `url`, or an engine of our own for as long as this is open."""
@@ -123,7 +143,7 @@ class _Remote:
 
     async def names(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
-        answer = await self._call("GET", "/v1/models", None)
+        answer = await self.call("GET", "/v1/models", None)
         for model in self._parsed(ModelList, answer).data:
             names.setdefault(model.kind, []).append(model.id)
         return names
@@ -131,7 +151,7 @@ class _Remote:
     async def prm(self, model: str) -> ModelRef:
         name, _, version = model.partition("@")
         answer = self._parsed(
-            PrmOut, await self._call("GET", f"/v1/prm/models/{quote(name, safe='')}", None)
+            PrmOut, await self.call("GET", f"/v1/prm/models/{quote(name, safe='')}", None)
         )
         wanted = version or answer.live
         for known in answer.versions:
@@ -142,27 +162,52 @@ class _Remote:
         raise UnknownModel(f"{name} has no version {wanted!r} there", param="model")
 
     async def score(self, request: dict[str, Any]) -> ScoreResponse:
-        return self._parsed(ScoreResponse, await self._call("POST", "/v1/prm/score", request))
+        return self._parsed(ScoreResponse, await self.call("POST", "/v1/prm/score", request))
 
     async def search(self, request: dict[str, Any]) -> SearchResponse:
-        return self._parsed(SearchResponse, await self._call("POST", "/v1/search", request))
+        return self._parsed(SearchResponse, await self.call("POST", "/v1/search", request))
 
     async def change_version(self, name: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
         path = f"/v1/prm/models/{quote(name, safe='')}/{what}"
-        answer = self._parsed(PrmOut, await self._call("POST", path, body))
+        answer = self._parsed(PrmOut, await self.call("POST", path, body))
         return answer.model_dump()
 
     async def feedback_report(self, model: str | None) -> FeedbackReport:
         query = f"?model={quote(model, safe='')}" if model else ""
         return self._parsed(
-            FeedbackReport, await self._call("GET", f"/v1/feedback/report{query}", None)
+            FeedbackReport, await self.call("GET", f"/v1/feedback/report{query}", None)
         )
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        # It may be silent for long: a comment comes every fifteen seconds.
+        wait = httpx2.Timeout(60)
+        try:
+            async with self._http.stream("GET", path, timeout=wait) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    self._check(response)
+                async for line in response.aiter_lines():
+                    if line == "data: [DONE]":
+                        return
+                    if line.startswith("data: "):
+                        yield json.loads(line.removeprefix("data: "))
+        except httpx2.TransportError as error:
+            raise Unavailable(f"no answer from {self._http.base_url}: {error}") from error
+        raise Unavailable(f"{self._http.base_url} has ended the stream")
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
             response = await self._http.request(method, path, json=body)
         except httpx2.TransportError as error:
             raise Unavailable(f"no answer from {self._http.base_url}: {error}") from error
+        self._check(response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise _not_ours(self._http.base_url, f"{response.status_code}, no JSON") from error
+
+    def _check(self, response: httpx2.Response) -> None:
+        """Raises what an answer that is none says."""
         if response.status_code >= 500:
             raise Unavailable(f"{response.status_code}: {_message(response)}")
         if response.status_code >= 400:
@@ -171,10 +216,6 @@ class _Remote:
                 f"{response.status_code}: {_message(response)}",
                 param=param if isinstance(param, str) else None,
             )
-        try:
-            return response.json()
-        except ValueError as error:
-            raise _not_ours(self._http.base_url, f"{response.status_code}, no JSON") from error
 
     def _parsed(self, kind: type[Answer], answer: Any) -> Answer:
         try:

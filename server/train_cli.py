@@ -1,4 +1,4 @@
-"""The command `rung train`: a job's file, its run as a process of its own."""
+"""The command `rung train`: a job's file, its run as a process of its own; or a run followed."""
 
 import subprocess
 import sys
@@ -7,11 +7,20 @@ from typing import Annotated
 
 import typer
 
-from server.options import told_errors
+from server.options import Key, Url, connection_of, run_command, told_errors
 
 
 def train(
-    job: Annotated[Path, typer.Argument(help="TOML or JSON; see docs/training.md.")],
+    job: Annotated[
+        Path,
+        typer.Argument(
+            help="TOML or JSON, see docs/training.md; with --follow a server's job by its id, or a "
+            "run's folder."
+        ),
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Train nothing: show how a job or a run goes on.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
     ] = None,
@@ -36,8 +45,15 @@ def train(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print folders and figures as JSON at the end.")
     ] = False,
+    url: Url = None,
+    api_key: Key = None,
 ) -> None:
     """Train a policy or a PRM as a job says, from outcome labels."""
+    if follow:
+        from server.follow import follow as show
+
+        run_command(show(str(job), connection_of(None, url, api_key)))
+        return
     with told_errors():
         from prm.evaluation.picture import check_picture
         from training.environment import training_environment

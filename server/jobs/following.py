@@ -20,10 +20,11 @@ async def follow(store: JobStore, job_id: str, after: str | None) -> AsyncIterat
 
     Who was cut off goes on with the last id that he has.
     """
-    place, said = 0, time.monotonic()
-    while True:
+    place, said, is_over, was_over = 0, time.monotonic(), False, False
+    while not was_over:
+        # Once more behind the end: its last word may be told when the state is written.
+        was_over = is_over
         is_over = (await asyncio.to_thread(store.state, job_id)).is_finished
-        # Read behind the state: what was told before it ended is there.
         events, place = await asyncio.to_thread(store.events_from, job_id, place)
         if after is not None:
             events = _behind(events, after)
@@ -31,12 +32,11 @@ async def follow(store: JobStore, job_id: str, after: str | None) -> AsyncIterat
         for event in events:
             said = time.monotonic()
             yield json_event(event.model_dump_json())
-        if is_over:
-            break
         if time.monotonic() - said > _KEEP_ALIVE_S:
             said = time.monotonic()
             yield b": waiting\n\n"
-        await asyncio.sleep(_POLL_S)
+        if not was_over:
+            await asyncio.sleep(_POLL_S)
     yield format_sse_event(data_str="[DONE]")
 
 
