@@ -90,6 +90,8 @@ def configure_logging(log_format: str) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # Of a Redis that is away, server.jobs.queue tells in a line what this tells in its whole stack.
+    logging.getLogger("docket").setLevel(logging.ERROR)
 
 
 def _refuse(message: str) -> int:

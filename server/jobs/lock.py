@@ -97,6 +97,6 @@ def _lives(pid: int, began: float) -> bool:
     """Whether it is the same process, and not a later one with its number."""
     try:
         process = psutil.Process(pid)
-        return process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

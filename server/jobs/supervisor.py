@@ -118,7 +118,7 @@ class Supervisor:
         if is_resumed:
             teller.skip_told()
         # A trainer needs none of the server's secrets.
-        own = training_environment() | self._environment
+        own = {**training_environment(), **self._environment}
         environment = {name: value for name, value in own.items() if name not in WITHHELD}
         try:
             return await self._child(record, lock, command, environment, teller)
@@ -127,7 +127,7 @@ class Supervisor:
 
     async def _finish(self, record: JobRecord, lock: RunningLock) -> Ended:
         command = [sys.executable, "-m", "server.jobs.finish", record.id]
-        return await self._child(record, lock, command, dict(os.environ) | self._environment)
+        return await self._child(record, lock, command, {**os.environ, **self._environment})
 
     async def _child(
         self,
