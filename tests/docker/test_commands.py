@@ -119,8 +119,6 @@ def test_no_argument_of_valkey_tells_its_password(
 def test_a_worker_starts_as_its_service_does_and_ends_when_told(
     valkey: dict[str, str], secret_files: Path, tmp_path: Path
 ) -> None:
-    if subprocess.run([str(RUNG), "worker", "--help"], capture_output=True).returncode:
-        pytest.skip("no `rung worker` yet")
     publish_tiny_models(tmp_path / "models")
     told = of_service("worker", secret_files, tmp_path)
     url = (secret_files / "redis_url").read_text().strip()
@@ -151,7 +149,7 @@ def test_a_worker_starts_as_its_service_does_and_ends_when_told(
 def test_the_policy_script_serves_the_folder_by_vllm_with_the_key_of_a_file(
     tmp_path: Path,
 ) -> None:
-    # A Python that prints what it was started with: vLLM itself is started by `make test-vllm`.
+    # A Python that prints what it was started with; `make test-vllm` starts vLLM itself by it.
     show = '#!/bin/sh\necho "$VLLM_API_KEY" "$@"\n'
     (tmp_path / "python").write_text(show)
     (tmp_path / "python").chmod(0o755)
