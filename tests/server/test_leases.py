@@ -1,6 +1,7 @@
 """What began with a version ends with it; adapters of one base are swapped on its weights."""
 
 import asyncio
+import os
 import shutil
 from contextlib import aclosing
 from functools import partial
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from prm.engine.lora import BaseLM
 from prm.manifest import ModelVersion
-from prm.registry import Registry, promote, read_version
+from prm.registry import Registry, promote, published, read_version
 from prm.weights import ADAPTER
 from server.schemas.score import ScoreItem, ScoreRequest
 from server.schemas.search import SearchRequest, SearchResponse
@@ -29,8 +30,8 @@ SEARCH = SearchRequest.model_validate(
         "policy": POLICY,
         "prm": PRM,
         "problem": PROBLEM,
-        "strategy": {"type": "beam", "n": 4, "width": 2, "max_rounds": 6},
-        "sampling": {"max_tokens": 60, "seed": 1},
+        "strategy": {"type": "beam", "n": 8, "width": 2, "max_rounds": 6},
+        "sampling": {"max_tokens": 200, "seed": 1},
         "include": ["candidates"],
     }
 )
@@ -41,7 +42,7 @@ async def change(running: Services, name: str, version: str) -> None:
 
 
 def settings(root: Path) -> Settings:
-    return Settings(models=root, runs=root.parent / "runs", threads=1)
+    return Settings(models=root, runs=root.parent / "runs", threads=1, keep_versions=1)
 
 
 def told(answer: SearchResponse) -> dict[str, Any]:
@@ -49,11 +50,15 @@ def told(answer: SearchResponse) -> dict[str, Any]:
     return answer.model_dump(include=kept)
 
 
-async def test_a_search_ends_with_the_version_that_it_began_with(
+async def test_a_search_ends_with_the_version_that_it_began_with_and_old_ones_are_removed(
     tiny_models: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(tiny_models, tmp_path / "models")
     publish_tiny_prm(root, "2", seed=12, live=False)
+    shutil.copytree(root / PRM / "1", root / PRM / "0")
+    edit_json(root / PRM / "0" / "manifest.json", version="0")
+    for version in ("0", "1", "2"):
+        os.utime(root / PRM / version / "STABLE", (1e9, 1e9 + int(version)))
     async with running_services(settings(root), Registry.open(root)) as running:
         searches = running.searches
         before = await searches.run(await searches.prepare(SEARCH))
@@ -67,6 +72,9 @@ async def test_a_search_ends_with_the_version_that_it_began_with(
         assert answers[0].prm_version == "1"
         # Nobody holds it any more.
         assert f"{PRM}@1" not in running.reloader.residency.keys
+        async with asyncio.timeout(20):
+            while published(root, PRM) != ["1", "2"]:
+                await asyncio.sleep(0.01)
         after = await searches.run(await searches.prepare(SEARCH))
         assert after.prm_version == "2"
         assert after.score != before.score
@@ -106,4 +114,6 @@ async def test_adapters_of_one_base_are_swapped_and_the_base_stays(tmp_path: Pat
         assert (await score(running))[1] != pytest.approx(before[1], abs=1e-4)
         assert running.reloader.residency.keys == {base.key, f"{name}@2"}
         await change(running, name, "1")
-        assert await score(running) == (before[0], pytest.approx(before[1], abs=1e-6))
+        version, again = await score(running)
+        assert version == before[0]
+        assert again == pytest.approx(before[1], abs=1e-6)
