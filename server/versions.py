@@ -49,8 +49,8 @@ async def prm_out(services: Services, name: str) -> PrmOut:
             _version_out(
                 version,
                 _state(pointer, version, verdict),
-                services.reloader.failures.get(version.key)
-                or (verdict.reason if verdict else None),
+                verdict,
+                services.reloader.failures.get(version.key),
                 known.get(version.key, {}),
             )
             for version, verdict in listed
@@ -99,18 +99,30 @@ def _state(pointer: Pointer, version: ModelVersion, verdict: Verdict | None) -> 
 def _version_out(
     version: ModelVersion,
     state: State,
-    reason: str | None,
+    verdict: Verdict | None,
+    failure: str | None,
     calibrations: Mapping[str, Calibration],
 ) -> VersionOut:
+    metrics = dict(version.manifest.metrics) if version.manifest.kind == "prm" else {}
     return VersionOut(
         id=version.manifest.version,
         created=version.manifest.created,
         state=state,
-        reason=reason,
+        reason=failure or (verdict.reason if verdict else None),
         weights_sha256=version.weights_sha256,
-        metrics=dict(version.manifest.metrics) if version.manifest.kind == "prm" else {},
+        metrics=metrics | (_gate_figures(verdict) if verdict else {}),
         calibrations=[_calibration_out(calibration) for calibration in calibrations.values()],
     )
+
+
+def _gate_figures(verdict: Verdict) -> dict[str, float]:
+    """What its gate measured of it."""
+    report = verdict.report
+    metric, side = report.get("metric"), report.get("new")
+    if not isinstance(metric, str) or not isinstance(side, dict):
+        return {}
+    figures = {metric: side["figure"]["value"], "ece": side["ece"]}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _calibration_out(calibration: Calibration) -> CalibrationOut:
