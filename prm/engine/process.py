@@ -24,14 +24,9 @@ ENGINE_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# The engine needs none of the server's secrets.
-WITHHELD = (
-    "RUNG_API_KEYS",
-    "RUNG_POLICY_API_KEY",
-    "RUNG_SCORING_API_KEY",
-    "RUNG_REDIS_URL",
-    "REDIS_URL",
-)
+# The engine needs none of the server's secrets, nor to know where they lie.
+_SECRETS = ("RUNG_API_KEYS", "RUNG_POLICY_API_KEY", "RUNG_SCORING_API_KEY", "RUNG_REDIS_URL")
+WITHHELD = (*_SECRETS, *(f"{name}_FILE" for name in _SECRETS), "REDIS_URL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
