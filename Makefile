@@ -10,8 +10,10 @@ ARGS ?=
 PIP := pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 # Threads that spin while they wait make torch forty times slower beside other work.
 export OMP_WAIT_POLICY := passive
+# Tests start hundreds of processes; each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup serve test lint format test-vllm test-gpu bench bench-score bench-search bench-train demo docker-build up down clean
+.PHONY: setup setup-vllm serve test test-fast lint format test-vllm test-gpu bench bench-score bench-search bench-train demo docker-build up down clean
 
 setup: $(VENV)/.done
 
@@ -21,6 +23,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(VENV)/bin/$(PIP) torch==2.13.0
 	$(VENV)/bin/$(PIP) --editable '.[dev,train]'
 	touch $@
+
+setup-vllm: $(VLLM_VENV)/.done
 
 # vLLM in an environment of its own. torchvision and its like come as CUDA builds where there is no
 # CPU build of them; a broken one breaks transformers' imports, and text models need none.
@@ -35,8 +39,12 @@ $(VLLM_VENV)/.done: pyproject.toml constraints.txt
 serve: setup
 	$(VENV)/bin/rung serve $(ARGS)
 
-test: lint
-	$(VENV)/bin/pytest -m "not vllm and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+test: lint test-fast
+
+# Files in the order of `tests/conftest.py`: those that take long first.
+test-fast: setup
+	$(VENV)/bin/pytest -m "not vllm and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -48,7 +56,7 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-test-vllm: setup $(VLLM_VENV)/.done
+test-vllm: setup setup-vllm
 	RUNG_VLLM=$(CURDIR)/$(VLLM_VENV)/bin/python $(VENV)/bin/pytest -m vllm $(ARGS)
 
 # Where there is a CUDA device.
