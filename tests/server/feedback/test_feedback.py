@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from typer.testing import CliRunner
 
+from server.cli import app
 from server.key_file import KeyFile
 from tests.factories import POLICY, PRM, PROBLEM, STEPS
 from tests.server.conftest import RunningServer, poll, rung_serve
@@ -312,6 +314,25 @@ def test_the_report_names_who_contradicts_the_others(pair: Pair, trainer: httpx2
         "ben": True,
         "eve": False,
     }
+
+
+def test_the_command_line_prints_the_same_report_from_server_and_from_disk(
+    pair: Pair, ann: httpx2.Client, trainer: httpx2.Client, tiny_models: Path
+) -> None:
+    taken(say(ann, {"problem": "cli", "response": "Answer: 1", "correct": True}))
+    told = trainer.get("/v1/feedback/report").json()
+    command = ["feedback", "report", "--json"]
+    asked = CliRunner().invoke(
+        app, [*command, "--url", pair.first.url, "--api-key", pair.keys["trainer"]]
+    )
+    read = CliRunner().invoke(
+        app, [*command, "--models", str(tiny_models)], env={"RUNG_RUNS": str(pair.runs)}
+    )
+    assert [json.loads(each.stdout) for each in (asked, read)] == [told, told]
+    table = CliRunner().invoke(
+        app, [*command[:2], "--models", str(tiny_models)], env={"RUNG_RUNS": str(pair.runs)}
+    )
+    assert f"{PRM}: {told['labels']} labels of {told['responses']} responses" in table.stdout
 
 
 def test_metrics_count_what_was_taken_and_refused(pair: Pair, ann: httpx2.Client) -> None:
