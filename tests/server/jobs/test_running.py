@@ -21,6 +21,7 @@ from server.jobs.store import JobStore
 from tests.factories import PRM, publish_tiny_models
 from tests.redis_server import RedisServer, running_redis
 from tests.server.conftest import poll, rung_serve
+from training.spec import LabelledData
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 # Long enough to be killed in the middle of, at some twenty milliseconds a step.
@@ -244,8 +245,9 @@ def test_a_job_that_hangs_is_ended_and_tried_again_so_many_times(plant: Plant) -
 
 def test_what_the_trainer_refuses_fails_once_with_its_words(plant: Plant) -> None:
     job_id = plant.start(steps=2)
-    held_out = plant.store.record(job_id).training.data.held_out[0]
-    held_out.write_text("no JSON\n")
+    data = plant.store.record(job_id).training.data
+    assert isinstance(data, LabelledData)
+    data.held_out[0].write_text("no JSON\n")
     with plant.worker():
         job = plant.wait(job_id)
     assert job["status"] == "failed"
