@@ -1,8 +1,8 @@
-"""`rung` as a function: the command line without the second that a process takes to begin.
+"""`rung`, as a function and as the process that a user starts."""
 
-That it works as a process, too, is shown where a test says so; see `test_cli.py`.
-"""
-
+import os
+import subprocess
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -14,10 +14,24 @@ from server.cli import app
 def rung(*arguments: str | Path, stdin: str = "", **environment: str) -> CompletedProcess[str]:
     """What a process with these arguments would print, and its exit code.
 
-    Raises whatever the command did not expect: a process would end with a traceback.
+    It has not the second that a process takes to begin. Not for `serve`, which sets up logging for
+    its whole process. Raises whatever the command did not expect: a process would end with a
+    traceback.
     """
     words = [str(argument) for argument in arguments]
     result = CliRunner().invoke(app, words, input=stdin, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
+
+
+def rung_process(*arguments: str, stdin: str = "", **environment: str) -> CompletedProcess[str]:
+    """The same by a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        env=os.environ | environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

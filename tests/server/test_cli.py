@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,8 @@ import pytest
 
 from tests.checkpoints import checkpoint
 from tests.factories import POLICY, PRM, PROBLEM, STEPS
-from tests.server.commands import rung
+from tests.server.commands import rung, rung_process
 from tests.server.conftest import RunningServer, rung_serve
-
-
-def rung_process(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from server.deps import KeyFirst
 from server.key_file import KeyFile, KeysFileError
 from server.settings import Settings
 from tests.factories import PRM
+from tests.server.commands import rung, rung_process
 from tests.server.conftest import RunningServer, rung_serve
-from tests.server.test_cli import rung
 
 SCORE = json.dumps({"model": PRM, "items": [{"problem": "1+1", "steps": ["1+1=2"]}]})
 KEY = "a-key"
@@ -123,7 +123,7 @@ def test_a_server_does_not_start_open_beside_a_damaged_file(
 ) -> None:
     path = tmp_path / "keys.json"
     path.write_text("[{")
-    done = rung("serve", f"--models={tiny_models}", "--port=0", RUNG_KEYS_FILE=str(path))
+    done = rung_process("serve", f"--models={tiny_models}", "--port=0", RUNG_KEYS_FILE=str(path))
     assert done.returncode == 2
     assert f"rung: {path}: line 1" in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,8 +16,8 @@ from prm.steps import join_steps
 from prm.types import Trajectory
 from server.scoring import Scoring
 from tests.factories import POLICY, PRM, PROBLEM, STEPS, user
+from tests.server.commands import rung_process
 from tests.server.conftest import free_port, rung_serve
-from tests.server.test_cli import rung
 
 URL = "http://127.0.0.1:9"
 KEY = "sk-do-not-tell"
@@ -92,7 +92,7 @@ def test_urls_that_do_not_fit_the_models_are_refused(
 def test_the_command_line_says_what_is_wrong(
     tiny_models: Path, options: list[str], environment: dict[str, str], message: str
 ) -> None:
-    done = rung("serve", f"--models={tiny_models}", *options, **environment)
+    done = rung_process("serve", f"--models={tiny_models}", *options, **environment)
     assert done.returncode == 2
     assert re.search(message, done.stderr), done.stderr
 
