@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := passive
 # Tests start hundreds of processes; each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm serve test test-fast lint format test-vllm test-gpu bench bench-score bench-search bench-train demo docker-build up down clean
+.PHONY: setup setup-vllm serve test test-fast lint format test-vllm test-gpu bench bench-score bench-search bench-train demo chaos docker-build up down clean
 
 setup: $(VENV)/.done
 
@@ -95,6 +95,10 @@ bench-train: setup $(TRL_VENV)/.done
 # Trains the two bundled models anew, into build/models, and measures them.
 demo: setup
 	$(VENV)/bin/python -m training.demo --out build/models $(ARGS)
+
+# Ten minutes of SIGKILL at random to every process of an installation; needs redis-server.
+chaos: setup
+	$(VENV)/bin/python -m tests.integration.chaos $(ARGS)
 
 # Needs Docker; docs/deployment.md. ARGS="--profile policy-cpu" for a policy server by vLLM, too.
 COMPOSE := docker compose --project-directory docker --file docker/compose.yaml
