@@ -109,9 +109,9 @@ that errs at each step with probability 0.3; a demonstration whose answer is wro
 failure. Rewards are read off as log-ratios to the policy, so that arms differ in their loss alone,
 but for two with a head over actions and tanh. Judged are 8 rollouts to each of {FULL.judged} test
 problems. "Outcome cross-entropy" has the same pools as rePIRL and no weights; the implicit PRM
-(β 1) sees no demonstration. F1 is ProcessBench's, with a threshold that half of the problems chose for
-the other half; a step's score is the sum over its tokens. "Policy's likelihood" is no PRM: log π of
-the policy itself.
+(β 1) sees no demonstration. F1 is ProcessBench's, with a threshold that half of the problems chose
+for the other half; a step's score is the sum over its tokens. "Policy's likelihood" is no PRM:
+log π of the policy itself.
 
 **Dense rewards.** From the same policies, {FULL.policy_steps} steps of {FULL.problems} new problems
 times 8 rollouts, AdamW at 3e-4: RLOO from outcomes; rePIRL with PRM and policy in turn, the process
