@@ -66,7 +66,10 @@ def report_on(results: ByArm) -> Report:
             "was pre-trained on come first, and every curve is read up to what the shortest run "
             "has sampled; a dash: by then that arm has not begun. "
             f"Steps to {GOAL:g} count as the run's length where it was not reached. Pairs are of "
-            "the arm's own rollouts, which are other ones in each arm as its policy learns."
+            "the arm's own rollouts, which are other ones in each arm as its policy learns. The "
+            f"criterion's start is the mean of {ENDS} steps: a PRM that is fooled within a few of "
+            "them has lost its accuracy in that mean already, and the change to the end shows "
+            'none of it; "before RL" and the picture do.'
         ),
     )
 
@@ -93,7 +96,8 @@ def _verdict(results: ByArm) -> tuple[Verdict, str]:
         f"{first}: the area under its accuracy is {over_seeds(_areas(results, 'prime'))} against "
         f"{over_seeds(_areas(results, 'rloo'))}, a difference of {gain}. The online PRM {second}: "
         f"in the last {ENDS} steps it is ahead by {ahead} of the pairs; since the start the frozen "
-        f"one has lost {lost}, and it has gained {paired_over_seeds(*itself)} itself."
+        f"one has lost {lost}, and it has gained {paired_over_seeds(*itself)} itself. On the start "
+        f"policy's rollouts, where its training ended, both had {_before(results):.3f}."
     )
     return verdict, sentence
 
@@ -159,6 +163,11 @@ def _pairs(results: ByArm, arm: str, *, last: bool) -> list[float]:
     return found
 
 
+def _before(results: ByArm) -> float:
+    """The pre-trained PRM's, on the start policy's rollouts that it had not seen."""
+    return fmean(results[OFFLINE][0]["pair_accuracy"][-ENDS:])
+
+
 def _frozen(results: ByArm, *, last: bool) -> list[float]:
     return _pairs(results, _FROZEN, last=last)
 
@@ -203,6 +212,7 @@ def _accuracy_of_prms(results: ByArm) -> Table:
         rows.append(
             (
                 title,
+                f"{_before(results):.3f}" if arm in (_ONLINE, _FROZEN) else "–",
                 str(over_seeds(first)),
                 str(over_seeds(last)),
                 str(paired_over_seeds(last, first)),
@@ -211,7 +221,14 @@ def _accuracy_of_prms(results: ByArm) -> Table:
         )
     return Table(
         title="Pairs that the PRM orders rightly, of the rollouts it has not seen yet",
-        head=("", f"first {ENDS} steps", f"last {ENDS} steps", "change", "best-of-4 at the end"),
+        head=(
+            "",
+            "before RL",
+            f"first {ENDS} steps",
+            f"last {ENDS} steps",
+            "change",
+            "best-of-4 at the end",
+        ),
         rows=tuple(rows),
     )
 
@@ -227,7 +244,7 @@ def _draw(figure: "Figure", results: ByArm) -> None:
         _band(accuracy, arm, title, rows[0][0], [values for _, values in rows])
         if arm not in _BESIDE:
             continue
-        smooth = [_in_bins(result["pair_accuracy"], ENDS // 2) for result in results[arm]]
+        smooth = [_in_bins(result["pair_accuracy"], ENDS // 5) for result in results[arm]]
         count = min(len(places) for places, _ in smooth)
         if count:
             values = [own[:count] for _, own in smooth]

@@ -35,7 +35,7 @@ def results(**arms: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     plain = run_of([0.2, 0.4], 0.5, 0.5)
     found: dict[str, list[dict[str, Any]]] = {
         BASE: [{"accuracy": 0.0}],
-        OFFLINE: [{"tokens": 1000.0}],
+        OFFLINE: [{"tokens": 1000.0, "pair_accuracy": [0.5, *[0.9] * ENDS]}],
     }
     for arm in TITLES:
         run = arms.get(arm, plain)
@@ -69,6 +69,7 @@ def test_both_halves_of_the_claim_are_judged(
     assert found.verdict == verdict
     assert ("more sample-efficient" in found.sentence) == (prime[0] > 0.2)
     assert ("stays ahead of the frozen one" in found.sentence) == (online > 0.6)
+    assert "both had 0.900." in found.sentence
 
 
 def test_steps_to_a_goal_lie_between_evaluations() -> None:
@@ -87,7 +88,8 @@ def test_rollouts_that_a_prm_was_trained_on_come_first() -> None:
 
 
 def test_an_arm_whose_prm_takes_all_tokens_has_no_area() -> None:
-    told = results() | {OFFLINE: [{"tokens": 2000.0}]}
+    told = results()
+    told[OFFLINE][0]["tokens"] = 2000.0
     assert _areas_by_tokens(told, "prime_frozen") == []
     efficiency = report_on(told).tables[0]
     assert [row[3] == "–" for row in efficiency.rows] == [
