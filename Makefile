@@ -56,8 +56,10 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Most of it is eight starts of vLLM, half a minute of one core each: two at a time.
 test-vllm: setup setup-vllm
-	RUNG_VLLM=$(CURDIR)/$(VLLM_VENV)/bin/python $(VENV)/bin/pytest -m vllm $(ARGS)
+	RUNG_VLLM=$(CURDIR)/$(VLLM_VENV)/bin/python $(VENV)/bin/pytest -m vllm --numprocesses=2 \
+		--dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Where there is a CUDA device.
 test-gpu: setup
