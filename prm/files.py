@@ -1,5 +1,6 @@
 """Reading and writing the small files of a model folder."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from prm.errors import ModelFolderError
 # Told the bytes that were read since it was told last.
 Report = Callable[[int], None]
 _CHUNK_BYTES = 4 << 20
+# The disk, the user's share of it, the largest file.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -54,6 +57,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_out_of_space(error: BaseException | None) -> bool:
+    """Whether this error, or what it came of, is a disk that takes no more.
+
+    safetensors tells it in words alone.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return True
+        if any(f"(os error {number})" in str(error) for number in _NO_ROOM):
+            return True
+        error = error.__cause__
+    return False
 
 
 def hash_file(path: Path, report: Report | None = None) -> str:

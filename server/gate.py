@@ -86,11 +86,12 @@ async def compare(asked: Comparison, settings: Settings, progress: Progress) -> 
     pointer = registry.pointers[asked.name]
     if pointer.live == asked.version:
         raise Conflict(f"{asked.name}@{asked.version} is live already; there is nothing to ask")
-    # Of the folder, these two and what they are read with.
+    # Of the folder, these two and what they are read with, by an engine here.
+    settings = settings.model_copy(update={"scoring_urls": {}, "policy_url": None})
     alone = pointer.model_copy(
         update={"canary": None, "shadow": Trial(version=asked.version, fraction=1)}
     )
-    registry = registry.with_pointers({**registry.pointers, asked.name: alone})
+    registry = registry.with_pointers({asked.name: alone})
     new = prm_of(registry, f"{asked.name}@{asked.version}")
     assert isinstance(live.manifest, PrmManifest)
     assert isinstance(new.manifest, PrmManifest)
@@ -118,8 +119,13 @@ async def compare(asked: Comparison, settings: Settings, progress: Progress) -> 
     return judge(before, after, asked.gate)
 
 
-def decide(settings: Settings, name: str, version: str, report: GateReport) -> None:
-    """Keep the verdict; what has passed goes live, and what has not never will."""
+def decide(
+    settings: Settings, name: str, version: str, report: GateReport, *, over: str | None = None
+) -> None:
+    """Keep the verdict; what has passed goes live, and what has not never will.
+
+    Raises Conflict where another version than `over`, if that is given, is live by now.
+    """
     verdict = Verdict(
         version=version,
         passed=report.passed,
@@ -128,7 +134,7 @@ def decide(settings: Settings, name: str, version: str, report: GateReport) -> N
     )
     if report.passed:
         write_verdict(settings.models, name, verdict)
-        promote(settings.models, name, version)
+        promote(settings.models, name, version, over=over)
         announce(settings.redis_url, name)
     else:
         reject(settings.models, name, verdict)

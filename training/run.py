@@ -4,7 +4,7 @@ python -m training.run job.toml --out runs/mine [--resume]
 torchrun … -m training.run job.toml --out runs/mine        the same by several processes
 
 SIGTERM ends a run of one process behind the step that it is in, with a checkpoint and exit code 75;
---resume goes on from there.
+--resume goes on from there, as after a full disk (74) and a server that was away (69).
 
 runs/mine/job.json            the job as it was read
 runs/mine/events.jsonl        a line per step and evaluation
@@ -14,20 +14,20 @@ runs/mine/policy/, prm/       the models, when the run is done
 """
 
 import argparse
-import errno
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from prm.errors import InvalidInput, RungError
-from prm.files import replace_durably
+from prm.errors import InvalidInput, RungError, Unavailable
+from prm.files import is_out_of_space, replace_durably
+from training.exits import AWAY, FULL, STOPPED
 from training.heartbeat import Heartbeat
 from training.launch import Place, fail, has_lost_another
 from training.ranks import ALONE, Ranks
@@ -37,8 +37,6 @@ from training.trackers import Trackers
 # Told after every step: how many are done, and the step's numbers.
 Watch = Callable[[int, dict[str, float]], None]
 JOB, EVENTS, CHECKPOINTS, HEARTBEAT = "job.json", "events.jsonl", "checkpoints", "heartbeat"
-# EX_TEMPFAIL of sysexits.h: stopped as asked, and to be resumed.
-STOPPED = 75
 
 
 class Stopped(Exception):
@@ -191,15 +189,14 @@ def main() -> None:
     except RungError as error:
         if place.count > 1:
             fail(error, place)
+        if is_out_of_space(error):
+            _end(str(error), FULL)
+        if isinstance(error, Unavailable):
+            _end(str(error), AWAY)
         raise SystemExit(f"error: {error}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise SystemExit(
-            f"error: {arguments.out}: {error.strerror}; make room there and resume: the last "
-            "checkpoint is whole"
-        ) from error
     except Exception as error:
+        if is_out_of_space(error):
+            _end(f"{arguments.out}: no room left; make some and resume from the checkpoint", FULL)
         if has_lost_another(error, place):
             fail(error, place)
         raise
@@ -217,6 +214,13 @@ def main() -> None:
         print(f"{name}: {folder}")
     for name, value in done.evaluation.items():
         print(f"{name}: {value:.3f}")
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Say why and end with this code, also where what is said is written to the full disk."""
+    with suppress(OSError):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _ranks(place: Place, device: str) -> AbstractContextManager[Ranks]:

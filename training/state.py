@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -64,7 +65,7 @@ def save_checkpoint(
             sync_folder(folder)
             for old in sorted(folder.glob("step-*"))[:-keep]:
                 shutil.rmtree(old, ignore_errors=True)
-    except (OSError, CheckpointException) as error:
+    except (OSError, CheckpointException, SafetensorError) as error:
         shutil.rmtree(holding, ignore_errors=True)
         raise InvalidInput(
             f"the checkpoint of step {step} could not be written to {folder}: {_reason(error)}; "
@@ -147,8 +148,8 @@ def _check_names(path: Path, own: Mapping[str, Tensor], stored: Any) -> None:
         )
 
 
-def _reason(error: OSError | CheckpointException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         first = next(iter(error.failures.values()))[0]
         return str(first.strerror if isinstance(first, OSError) else first)
-    return str(error.strerror or error)
+    return str((error.strerror if isinstance(error, OSError) else None) or error)

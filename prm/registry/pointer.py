@@ -96,14 +96,19 @@ def read_pointer(root: Path, name: str) -> Pointer:
         raise ModelFolderError(path, f"field {field}: {first['msg']}") from error
 
 
-def promote(root: Path, name: str, version: str) -> Pointer:
+def promote(root: Path, name: str, version: str, *, over: str | None = None) -> Pointer:
     """Make a published version live.
 
     Raises UnknownModel for a name or version that is not there, Conflict for one that the gate has
-    rejected.
+    rejected, and where another one than `over`, which it was held against, is live by now.
     """
     with changing(root, name) as before:
         check_may_serve(root, name, version)
+        if over is not None and before is not None and before.live not in (over, version):
+            raise Conflict(
+                f"{name}@{version} was compared with {over}, and {before.live} is live by now",
+                param="version",
+            )
         return _write(root, name, before.with_live(version) if before else Pointer(live=version))
 
 

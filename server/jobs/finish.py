@@ -16,13 +16,13 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from prm.errors import InvalidInput, RungError
+from prm.errors import Conflict, InvalidInput, RungError, Unavailable
 from prm.evaluation.gate import GateReport, GateSettings
 from prm.evaluation.labelled import Labelled, read_labelled, some_labelled
-from prm.files import replace_durably
+from prm.files import is_out_of_space, replace_durably
 from prm.importing import Asked, ImportRequest, import_checkpoint
 from prm.manifest import PrmManifest
-from prm.registry import promote, read_pointers, read_verdict, read_version
+from prm.registry import Verdict, promote, read_pointers, read_verdict, read_version
 from prm.registry.names import STABLE
 from server.announcements import announce
 from server.gate import Comparison, compare, decide
@@ -30,11 +30,14 @@ from server.jobs.records import JobRecord, Publication
 from server.jobs.store import RUN, JobStore
 from server.serve import configure_logging
 from server.settings import Settings
+from training.exits import AWAY, FULL
 from training.publishing import TOLERANCE
 from training.served import GOLDEN, GOLDEN_PRM, HELD_OUT, separator_of, served_as
 from training.spec import LabelledData
 
 REPORT = "gate.json"
+# Of a comparison, when another version went live meanwhile.
+_TRIES = 3
 logger = logging.getLogger(__name__)
 
 
@@ -54,17 +57,16 @@ def finish(store: JobStore, job_id: str, settings: Settings) -> None:
     )
     if main.role != "prm" or record.gate is None:
         return
+    if main.name not in read_pointers(settings.models):
+        promote(settings.models, main.name, main.version)
+        announce(settings.redis_url, main.name)
     live = read_pointers(settings.models)[main.name].live
     verdict = read_verdict(settings.models, main.name, main.version)
     if verdict is None and live == main.version:
         store.tell(job_id, f"{main.key} is live: nothing was, and there is nothing to compare with")
         return
     if verdict is None:
-        report = asyncio.run(_compared(store, record, main, record.gate, settings))
-        replace_durably(store.folder(job_id) / REPORT, report.model_dump_json(indent=1) + "\n")
-        decide(settings, main.name, main.version, report)
-        verdict = read_verdict(settings.models, main.name, main.version)
-        assert verdict is not None
+        verdict = _judged(store, record, main, record.gate, settings)
     elif verdict.passed and live != main.version:
         # Ended between the two. Who has gone back since then has said otherwise.
         _promote_again(main, settings)
@@ -73,6 +75,32 @@ def finish(store: JobStore, job_id: str, settings: Settings) -> None:
     store.tell(job_id, told, "info" if passed else "warn", data={"passed": passed})
     name: Literal["passed", "rejected"] = "passed" if passed else "rejected"
     store.change(job_id, lambda state: state.model_copy(update={"verdict": name}))
+
+
+def _judged(
+    store: JobStore,
+    record: JobRecord,
+    main: Publication,
+    gate: GateSettings,
+    settings: Settings,
+) -> Verdict:
+    """Ask the gate, keep its report, and do what it says.
+
+    Raises Conflict where others go live faster than it can compare.
+    """
+    for tries in reversed(range(_TRIES)):
+        live = read_pointers(settings.models)[main.name].live
+        report = asyncio.run(_compared(store, record, main, gate, settings))
+        replace_durably(store.folder(record.id) / REPORT, report.model_dump_json(indent=1) + "\n")
+        try:
+            decide(settings, main.name, main.version, report, over=live)
+            break
+        except Conflict:
+            if not tries:
+                raise
+    verdict = read_verdict(settings.models, main.name, main.version)
+    assert verdict is not None
+    return verdict
 
 
 def _promote_again(main: Publication, settings: Settings) -> None:
@@ -84,17 +112,14 @@ def _promote_again(main: Publication, settings: Settings) -> None:
 def _publish(
     store: JobStore, record: JobRecord, publication: Publication, settings: Settings
 ) -> None:
-    """One version, with golden scores: live where nothing answers for its name yet."""
-    live = publication.name not in read_pointers(settings.models)
-    request = _import_of(record, publication, store.folder(record.id) / RUN, settings, live=live)
+    """One version, with golden scores; nothing but the gate lets it answer."""
+    request = _import_of(record, publication, store.folder(record.id) / RUN, settings)
     import_checkpoint(request, lambda what, done, total: None)
-    if live:
-        announce(settings.redis_url, publication.name)
     store.tell(record.id, f"Published {publication.key}", data={"model": publication.key})
 
 
 def _import_of(
-    record: JobRecord, publication: Publication, run: Path, settings: Settings, *, live: bool
+    record: JobRecord, publication: Publication, run: Path, settings: Settings
 ) -> ImportRequest:
     is_prm = publication.role == "prm"
     golden = run / (GOLDEN_PRM if is_prm else GOLDEN)
@@ -126,7 +151,7 @@ def _import_of(
         training={"job": record.id, "base": record.base, "algorithm": algorithm},
         golden=golden,
         tolerance=TOLERANCE,
-        live=live,
+        live=False,
         device=settings.device,
         threads=settings.engine_options.num_threads,
     )
@@ -156,7 +181,18 @@ async def _compared(
         gate=gate,
     )
     with Progress(console=Console(quiet=True)) as progress:
-        return await compare(asked, settings, progress)
+        try:
+            return await compare(asked, settings, progress)
+        except InvalidInput as error:
+            if error.param != "metric":
+                raise
+            # Labels that do not say which of the two is better let none pass.
+            return GateReport(
+                metric=gate.metric,
+                problems=len({line.response.problem for line in asked.held_out}),
+                responses=len(asked.held_out),
+                reasons=(str(error),),
+            )
 
 
 def _held_out(record: JobRecord, run: Path) -> list[Labelled]:
@@ -188,7 +224,7 @@ def _recent(runs: Path, name: str) -> list[Labelled]:
 
 
 def main() -> None:
-    """Finish the job of the command line; an error is one line, and exit code 1."""
+    """Finish the job of the command line; an error is one line, and exit code 1, 69 or 74."""
     configure_logging("console")
     # What was begun is removed when somebody ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -196,7 +232,10 @@ def main() -> None:
     try:
         finish(JobStore(settings.runs), sys.argv[1], settings)
     except (RungError, OSError) as error:
-        sys.exit(f"error: {error}")
+        if is_out_of_space(error):
+            sys.exit(FULL)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(AWAY if isinstance(error, Unavailable) else 1)
 
 
 if __name__ == "__main__":

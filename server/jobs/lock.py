@@ -4,14 +4,15 @@ The kernel gives the lock back when the last of them is gone, so that nobody tak
 trainer still writes. What the file says of its holder is only used to end such an orphan.
 """
 
+import asyncio
 import fcntl
 import json
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class RunningLock:
             "supervisor": me.pid,
             "supervisor_began": me.create_time(),
             "group": group,
-            "group_began": psutil.Process(group).create_time() if group else None,
+            "group_began": _began(group) if group else None,
         }
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(holder).encode(), 0)
@@ -47,9 +48,9 @@ def running_lock(path: Path) -> Iterator[RunningLock | None]:
     """Hold it, or None where another does. Orphans of this machine are ended, and it is taken."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _is_taken(descriptor) and not (
-            _end_orphans(descriptor) and _is_taken_soon(descriptor)
-        ):
+        is_taken = _is_taken(descriptor)
+        # Of a supervisor that was killed, also those live on that have closed its lock.
+        if not (_end_orphans(descriptor) or is_taken) or not _is_taken_soon(descriptor):
             yield None
             return
         lock = RunningLock(descriptor)
@@ -57,6 +58,13 @@ def running_lock(path: Path) -> Iterator[RunningLock | None]:
         yield lock
     finally:
         os.close(descriptor)
+
+
+@asynccontextmanager
+async def running_lock_beside(path: Path) -> AsyncIterator[RunningLock | None]:
+    """The same, waiting for orphans to end in a thread."""
+    with ExitStack() as stack:
+        yield await asyncio.to_thread(stack.enter_context, running_lock(path))
 
 
 def _is_taken(descriptor: int) -> bool:
@@ -87,13 +95,21 @@ def _end_orphans(descriptor: int) -> bool:
     if _lives(holder["supervisor"], holder["supervisor_began"]):
         return False
     group = holder["group"]
-    # Members may live on when the first is gone, and keep its number from being given again.
-    if group and (not psutil.pid_exists(group) or _lives(group, holder["group_began"])):
+    # Members may live on when the first is gone, or dead and not buried, and keep its number from
+    # being given again.
+    if group and _began(group) in (None, holder["group_began"]):
         signal_group(group, signal.SIGKILL)
     return True
 
 
-def _lives(pid: int, began: float) -> bool:
+def _began(pid: int) -> float | None:
+    """None of one that has ended already."""
+    with suppress(psutil.NoSuchProcess):
+        return float(psutil.Process(pid).create_time())
+    return None
+
+
+def _lives(pid: int, began: float | None) -> bool:
     """Whether it is the same process, and not a later one with its number."""
     try:
         process = psutil.Process(pid)

@@ -72,7 +72,9 @@ async def run_child(
             await asyncio.wait({ended}, timeout=_LOOK_S)
             if ended.done() or (asked := await look(process.pid)) is None:
                 continue
-            signal_group(process.pid, signal.SIGTERM)
+            # To the first alone: those that work for it are to do so to its end.
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
             await asyncio.wait({ended}, timeout=asked.grace_s)
             break
     finally:

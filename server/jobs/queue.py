@@ -8,7 +8,6 @@ that whoever can write to Redis could run code in a worker: keep it private, wit
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -24,8 +23,8 @@ RECONCILE_S = 2.0
 # Messages of a worker that is gone are given to another.
 _REDELIVERY = timedelta(seconds=10)
 _RECONNECT = timedelta(seconds=1)
-# A key may be stuck where a worker died; after so long the same job has another.
-_KEY_S = 30
+# Of a Redis that does not answer: the folder says it, too, and nobody is kept waiting.
+_ADDED_WITHIN_S = 2.0
 _NAME, _TASK = "rung-jobs", "run_job"
 
 
@@ -63,10 +62,11 @@ class JobQueue:
         """Say that a job waits, once. Best effort: the folders say so, too."""
         if self._docket is None:
             return
-        starts = (await asyncio.to_thread(self._store.state, job_id)).attempts
-        key = f"{job_id}/{starts}/{int(time.time() / _KEY_S)}"
+        # A key is taken for as long as somebody works on it, and for ever where he was killed.
+        starts = (await asyncio.to_thread(self._store.state, job_id)).starts
         try:
-            await self._docket.add(_TASK, key=key)(job_id)
+            async with asyncio.timeout(_ADDED_WITHIN_S):
+                await self._docket.add(_TASK, key=f"{job_id}/{starts}")(job_id)
         except (RedisError, OSError) as error:
             logger.warning("%s waits, and Redis cannot be told: %s", job_id, error)
 

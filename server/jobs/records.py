@@ -70,14 +70,16 @@ class JobRecord(_Kept):
 class JobState(_Kept):
     """`state.json`. `wanted` is what callers ask of whoever runs the job.
 
-    `fine_tuned_model` is NAME@VERSION, once published; `attempts` counts the starts since the last
-    progress.
+    `fine_tuned_model` is NAME@VERSION, once published; `starts` counts all of them, and `attempts`
+    those since the last checkpoint, that of step `reached`.
     """
 
     status: Status = "queued"
     wanted: Literal["run", "pause", "cancel"] = "run"
     phase: Literal["train", "publish", "gate", "done"] = "train"
+    starts: int = 0
     attempts: int = 0
+    reached: int = 0
     started_at: int | None = None
     finished_at: int | None = None
     error: JobError | None = None

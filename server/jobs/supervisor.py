@@ -12,26 +12,33 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prm.engine.process import WITHHELD
 from prm.errors import RungError
-from prm.files import replace_durably
-from server.jobs.lock import RunningLock, running_lock
+from prm.files import is_out_of_space, replace_durably
+from server.jobs.lock import RunningLock, running_lock_beside
 from server.jobs.processes import Ask, Ended, memory_of, run_child
 from server.jobs.records import JobRecord, JobState
 from server.jobs.store import EVENTS, LOCK, RUN, JobStore
 from server.jobs.telling import RunTeller, trained_tokens
 from server.schemas.fine_tuning import JobError, Status
 from training.environment import training_environment
+from training.exits import AWAY, FULL, STOPPED
 
 logger = logging.getLogger(__name__)
 
 LOG, TRAINING = "log.txt", "training.json"
-# `training.run` stopped as asked, with a checkpoint.
-_STOPPED = 75
+# Kept while a job runs, so that a disk that it has filled has room to say so.
+RESERVE = "reserve"
+_RESERVED_BYTES = 64 << 10
+# Starts that workers did not live to see the end of count less: few of them die of their job.
+_STARTS_PER_ATTEMPT = 3
+_MOST_WAIT_S = 60.0
 _TAIL_BYTES = 4096
 
 
@@ -72,21 +79,33 @@ class Supervisor:
 
     async def run(self, job_id: str) -> None:
         """Bring a job to its end, unless somebody else does, or nobody wants it now."""
-        with running_lock(self._store.folder(job_id) / LOCK) as lock:
+        folder = self._store.folder(job_id)
+        async with running_lock_beside(folder / LOCK) as lock:
             if lock is None:
                 return
             try:
+                await asyncio.to_thread(_reserve, folder / RESERVE)
                 await self._run(job_id, lock)
             except (RungError, OSError) as error:
                 # A full disk, or a folder that was damaged: told, and taken up again by request.
                 logger.error("%s: %s", job_id, error)
-                await asyncio.to_thread(self._fail, job_id, "worker_error", str(error))
+                if is_out_of_space(error):
+                    await asyncio.to_thread(self._fail_for_room, job_id)
+                else:
+                    await asyncio.to_thread(self._fail, job_id, "worker_error", str(error))
+            finally:
+                (folder / RESERVE).unlink(missing_ok=True)
 
     async def _run(self, job_id: str, lock: RunningLock) -> None:
         record = await asyncio.to_thread(self._store.record, job_id)
         while not self._stops:
-            state = await asyncio.to_thread(self._store.change, job_id, _begun)
+            begun = partial(_begun, reached=self._progress(record))
+            state = await asyncio.to_thread(self._store.change, job_id, begun)
             if state.is_finished:
+                return
+            if state.attempts > _STARTS_PER_ATTEMPT * self._limits.attempts:
+                what = f"it was started {state.attempts - 1} times since the last checkpoint"
+                await asyncio.to_thread(self._fail, job_id, "attempts", f"{what}, and killed")
                 return
             if state.wanted == "cancel":
                 await asyncio.to_thread(self._let_go, job_id, "cancelled", "Cancelled")
@@ -99,9 +118,11 @@ class Supervisor:
                 ended = await self._train(record, lock)
             else:
                 ended = await self._finish(record, lock)
-            await asyncio.to_thread(
+            state = await asyncio.to_thread(
                 self._settle, record, state, ended, self._progress(record) > before
             )
+            if ended.code == AWAY and not state.is_finished:
+                await self._wait(job_id, min(_MOST_WAIT_S, 2.0**state.attempts))
         await asyncio.to_thread(self._let_go, job_id, "queued", "Its worker stops")
 
     async def _train(self, record: JobRecord, lock: RunningLock) -> Ended:
@@ -127,7 +148,16 @@ class Supervisor:
 
     async def _finish(self, record: JobRecord, lock: RunningLock) -> Ended:
         command = [sys.executable, "-m", "server.jobs.finish", record.id]
-        return await self._child(record, lock, command, {**os.environ, **self._environment})
+        own = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+        return await self._child(record, lock, command, own | dict(self._environment))
+
+    async def _wait(self, job_id: str, seconds: float) -> None:
+        """Before the next attempt, unless somebody asks for something."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stops:
+            if (await asyncio.to_thread(self._store.state, job_id)).wanted != "run":
+                return
+            await asyncio.sleep(0.25)
 
     async def _child(
         self,
@@ -193,6 +223,8 @@ class Supervisor:
                 "optimizer.micro_tokens or rollouts.max_batch, or set activation_checkpointing, or "
                 "raise RUNG_JOB_MEMORY_MB, and resume it",
             )
+        if ended.why is None and ended.code == FULL:
+            return self._fail_for_room(record.id)
         if ended.why is None and ended.code == 1 and said is not None:
             return self._fail(record.id, "refused", said)
         attempts = 0 if has_progressed else state.attempts
@@ -202,9 +234,9 @@ class Supervisor:
             else f"ended by signal {-ended.code}"
             if ended.code < 0
             else f"stopped with code {ended.code}"
-            if ended.code == _STOPPED
+            if ended.code == STOPPED
             else f"ended with code {ended.code}"
-        )
+        ) + (f" ({said})" if said is not None else "")
         if attempts >= self._limits.attempts:
             return self._fail(
                 record.id,
@@ -247,7 +279,16 @@ class Supervisor:
         self._store.tell(record.id, f"Succeeded: {after.fine_tuned_model}")
         return after
 
+    def _fail_for_room(self, job_id: str) -> JobState:
+        return self._fail(
+            job_id,
+            "disk_full",
+            f"{self._store.runs} has no room left; make some, and resume the job: its last "
+            "checkpoint is whole",
+        )
+
     def _fail(self, job_id: str, code: str, message: str) -> JobState:
+        (self._store.folder(job_id) / RESERVE).unlink(missing_ok=True)
         error = JobError(code=code, message=message, param=None)
 
         def change(state: JobState) -> JobState:
@@ -265,14 +306,21 @@ class Supervisor:
         return max((int(name.removeprefix("step-")) for name in found), default=0)
 
 
-def _begun(state: JobState) -> JobState:
+def _reserve(path: Path) -> None:
+    with suppress(OSError), path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+
+
+def _begun(state: JobState, reached: int) -> JobState:
     """The state of a job that somebody begins to work on, where it is to be worked on."""
     if state.is_finished or state.wanted != "run":
         return state
     return state.model_copy(
         update={
             "status": "running",
-            "attempts": state.attempts + 1,
+            "starts": state.starts + 1,
+            "attempts": 1 if reached > state.reached else state.attempts + 1,
+            "reached": max(reached, state.reached),
             "started_at": state.started_at or int(time.time()),
         }
     )
@@ -283,9 +331,9 @@ def _trackers(record: JobRecord, run: Path) -> list[str]:
     options = []
     for wanted in record.request.integrations or []:
         if wanted.type == "tensorboard":
-            options.append(f"--tensorboard={run / 'tensorboard'}")
+            options.append(f"--tensorboard={run.parent / 'tensorboard'}")
         else:
-            options.append(f"--trackio={record.publishes[0].name if record.publishes else 'rung'}")
+            options.append(f"--trackio={wanted.trackio.project}")
     return options
 
 

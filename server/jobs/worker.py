@@ -19,9 +19,7 @@ class JobWorker:
     """A queue and a supervisor. `start` first, `aclose` last; for one event loop."""
 
     def __init__(self, settings: Settings, store: JobStore) -> None:
-        # What children are started with: where everything is, as this process has it.
-        places = {"RUNG_RUNS": str(store.runs), "RUNG_MODELS": str(settings.models.absolute())}
-        self._supervisor = Supervisor(store, _limits(settings), places)
+        self._supervisor = Supervisor(store, _limits(settings), _environment(settings, store))
         self._running: dict[str, asyncio.Task[None]] = {}
         self._one = asyncio.Lock()
         self.queue = JobQueue(store, settings.redis_url, self._run)
@@ -63,6 +61,20 @@ async def work(settings: Settings) -> None:
     await stopped.wait()
     logger.info("stopping; a job that runs is let go with a checkpoint")
     await worker.aclose()
+
+
+def _environment(settings: Settings, store: JobStore) -> dict[str, str]:
+    """What children are started with: where everything is, as this process has it."""
+    found = {
+        "RUNG_RUNS": str(store.runs),
+        "RUNG_MODELS": str(settings.models.absolute()),
+        "RUNG_DEVICE": settings.device,
+    }
+    if settings.threads is not None:
+        found["RUNG_THREADS"] = str(settings.threads)
+    if settings.redis_url is not None:
+        found["RUNG_REDIS_URL"] = settings.redis_url.get_secret_value()
+    return found
 
 
 def _limits(settings: Settings) -> Limits:

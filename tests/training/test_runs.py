@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prm.errors import InvalidInput
+from prm.files import is_out_of_space
 from tests.training.jobs import TASK, TINY
 from training import state
 from training.assembly import assemble
@@ -342,6 +344,21 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before_whole(
         run_job(job_of({"type": "rloo"}, checkpoint_every=1, steps=3), tmp_path / "run")
     folder = tmp_path / "run" / CHECKPOINTS
     assert [path.name for path in folder.iterdir()] == ["step-00000001"]
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_told_by_safetensors_too(
+    job_of: Callable[..., TrainingJob], tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the events, and for no weights.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(InvalidInput, match=r"step 1 .* File too large") as e:
+            run_job(job_of({"type": "rloo"}, checkpoint_every=1, steps=3), tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert is_out_of_space(e.value)
+    assert list((tmp_path / "run" / CHECKPOINTS).iterdir()) == []
 
 
 def test_a_folder_with_another_run_is_not_touched(
