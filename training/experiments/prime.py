@@ -60,8 +60,8 @@ class PrimeExperiment:
     setting = f"""
 `running_sum` with {TASK.digits[0]} digits: a chain of {TASK.digits[0]} sums modulo 10, of which
 only the last is checked. The start policy, a Qwen2 model of two layers of 64, imitates pupils who
-add one too many at a quarter of the digits from 5 on and carry it on: about one response in 14 is
-right, and half of the decisions never go wrong and are credited or blamed all the same.
+add one too many at a quarter of the digits from 5 on and carry it on; half of the
+decisions never go wrong and are credited or blamed all the same.
 All runs begin with that one policy; problems and rollouts are another for each of the {len(SEEDS)}
 seeds. {FULL.steps} steps of {PROBLEMS} new problems of {PER_PROBLEM} responses; AdamW at {LR:g} for
 the policy ("a third of the rate": {SLOW_LR:g}) and {PRM_LR:g} for the PRM (β {BETA:g}). Every
