@@ -87,6 +87,9 @@ class JobQueue:
                             tasks.create_task(_work(docket))
             except* (RedisError, OSError) as errors:
                 logger.warning("Redis is away, jobs wait: %s", errors.exceptions[0])
+            except* Exception as errors:
+                # Jobs go on to be found, whatever it was.
+                logger.error("the queue of jobs broke and is begun anew", exc_info=errors)
             self._docket = None
             await asyncio.sleep(_RECONNECT.total_seconds())
 

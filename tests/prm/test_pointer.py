@@ -56,6 +56,13 @@ def test_a_version_that_is_promoted_again_is_previous_no_longer(root: Path) -> N
     assert read_pointer(root, PRM) == Pointer(live="2", previous=("3", "1"))
 
 
+def test_a_version_takes_the_place_of_that_alone_which_it_was_held_against(root: Path) -> None:
+    promote(root, PRM, "2", over="1")
+    with pytest.raises(Conflict, match=f"{PRM}@3 was compared with 1, and 2 is live by now"):
+        promote(root, PRM, "3", over="1")
+    assert promote(root, PRM, "2", over="1") == Pointer(live="2", previous=("1",))
+
+
 def test_rollback_passes_over_a_version_that_was_removed(root: Path) -> None:
     promote(root, PRM, "2")
     promote(root, PRM, "3")
