@@ -4,6 +4,7 @@ The routes and the command line call the same methods of `scores` and `searches`
 and wire types out.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,6 +38,8 @@ from server.task_answers import AnswerKinds
 from server.telemetry import Telemetry
 from server.trials import Limits, Trials
 from training.grading.code import CodeGrader
+
+logger = logging.getLogger(__name__)
 
 
 class Services:
@@ -132,6 +135,10 @@ class Services:
             worker = JobWorker(self.settings, self.jobs)
             worker.start()
             self.announce, self._stop_jobs = worker.queue.add, worker.aclose
+        elif self.settings.redis_url is None:
+            logger.warning(
+                "RUNG_WORKER is false and no Redis is set: jobs wait, and nobody runs them"
+            )
         else:
             queue = JobQueue(self.jobs, self.settings.redis_url)
             queue.start()
