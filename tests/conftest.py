@@ -1,12 +1,19 @@
 """Fixtures for all tests. Environment first: it must be set before torch is imported."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # See prm/engine/process.py; and no test may look for a model on a hub.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A server that a test starts keeps its jobs and feedback outside of the repository.
+if "RUNG_RUNS" not in os.environ:
+    os.environ["RUNG_RUNS"] = tempfile.mkdtemp(prefix="rung-runs-")
+    atexit.register(shutil.rmtree, os.environ["RUNG_RUNS"], ignore_errors=True)
 
 from collections.abc import Iterator
 from pathlib import Path

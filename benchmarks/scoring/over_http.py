@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import httpx2
@@ -111,7 +112,8 @@ def start_server(spec: Spec) -> "tuple[int, subprocess.Popen[bytes]]":
         port = int(listener.getsockname()[1])
     server = subprocess.Popen(
         [sys.executable, "-m", "server", "serve", f"--port={port}", f"--models={spec.folder}"],
-        env=os.environ | {"RUNG_THREADS": str(spec.threads)},
+        env=os.environ
+        | {"RUNG_THREADS": str(spec.threads), "RUNG_RUNS": mkdtemp(prefix="rung-bench-")},
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from benchmarks.contestant import ROOT, vllm_environment
@@ -72,9 +73,10 @@ def running_vllm(
 def running_rung(port: int, *, vllm: Server, log: IO[bytes], threads: int) -> Iterator[Server]:
     """`rung serve` with vLLM for policies and an engine of its own with the PRM."""
     command = [sys.executable, "-m", "server", "serve", f"--policy-url={vllm.url}/v1"]
-    environment = {"RUNG_THREADS": str(threads)}
-    with _running("rung", command, port, "/health/ready", environment, log) as server:
-        yield server
+    with TemporaryDirectory(prefix="rung-bench-") as runs:
+        environment = {"RUNG_THREADS": str(threads), "RUNG_RUNS": runs}
+        with _running("rung", command, port, "/health/ready", environment, log) as server:
+            yield server
 
 
 def _vllm_command(python: Path, is_eager: bool, block_size: int | None) -> list[str]:
