@@ -113,14 +113,11 @@ class Supervisor:
             if state.wanted == "pause":
                 await asyncio.to_thread(self._let_go, job_id, "queued", "Paused")
                 return
-            before = self._progress(record)
             if state.phase == "train":
                 ended = await self._train(record, lock)
             else:
                 ended = await self._finish(record, lock)
-            state = await asyncio.to_thread(
-                self._settle, record, state, ended, self._progress(record) > before
-            )
+            state = await asyncio.to_thread(self._settle, record, state, ended)
             if ended.code == AWAY and not state.is_finished:
                 await self._wait(job_id, min(_MOST_WAIT_S, 2.0**state.attempts))
         await asyncio.to_thread(self._let_go, job_id, "queued", "Its worker stops")
@@ -206,9 +203,7 @@ class Supervisor:
             return Ask(why="memory", grace_s=0.0)
         return None
 
-    def _settle(
-        self, record: JobRecord, state: JobState, ended: Ended, has_progressed: bool
-    ) -> JobState:
+    def _settle(self, record: JobRecord, state: JobState, ended: Ended) -> JobState:
         """What a child's end means for the job; where it was asked to end, nothing yet."""
         if ended.code == 0 and ended.why != "cancel":
             return self._next_phase(record, state)
@@ -227,7 +222,7 @@ class Supervisor:
             return self._fail_for_room(record.id)
         if ended.why is None and ended.code == 1 and said is not None:
             return self._fail(record.id, "refused", said)
-        attempts = 0 if has_progressed else state.attempts
+        attempts = 0 if self._progress(record) > state.reached else state.attempts
         what = (
             f"gave no sign of life for {self._limits.silence_s:g} s"
             if ended.why == "silence"
@@ -245,9 +240,7 @@ class Supervisor:
                 "Its log has more; resume it when the cause is mended",
             )
         self._store.tell(record.id, f"{state.phase} {what}; it goes on", "warn")
-        return self._store.change(
-            record.id, lambda now: now.model_copy(update={"attempts": attempts})
-        )
+        return state.model_copy(update={"attempts": attempts})
 
     def _let_go(self, job_id: str, status: Status, message: str) -> None:
         """Nobody works on it from here on; told once."""

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from prm.chat import ChatTokenizer
 from training.assembly import Run
 from training.data import Example, encode_problem
 from training.loop import OnlineTraining
 from training.rollout_batch import Written
+from training.run import run_job
 from training.spec import TrainingJob
 from training.types import Problem
 
@@ -37,6 +40,20 @@ def pupil_job() -> TrainingJob:
             "evaluation": False,
         }
     )
+
+
+def kill_run(job: TrainingJob, out: Path, *, after_step: int) -> None:
+    """Run it up to the end of a step, and no further."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, told: dict[str, float]) -> None:
+        if step == after_step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_job(job, out, watch=kill)
 
 
 def small_job(policy: Path, algorithm: dict[str, Any], /, **changes: Any) -> TrainingJob:

@@ -18,6 +18,7 @@ from prm.evaluation.labelled import read_labelled
 from prm.manifest import PrmManifest
 from prm.registry import load_version
 from tests.imports import quiet
+from tests.training.jobs import kill_run
 from training.data import encode_example
 from training.events import read_events
 from training.publishing import PublishRequest, publish_run
@@ -143,16 +144,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_to_the_last_bit(
         rollouts={"problems": 2 if loss == "dpo" else 4},
     )  # fmt: skip
     whole = run_job(job, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(step: int, told: dict[str, float]) -> None:
-        if step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_job(job, tmp_path / "cut", watch=kill)
+    kill_run(job, tmp_path / "cut", after_step=3)
     resumed = run_job(job, tmp_path / "cut", resume=True)
     one, other = (load_file(done.models["prm"] / "model.safetensors") for done in (whole, resumed))
     began = load_file(before / "model.safetensors")

@@ -21,7 +21,7 @@ from prm.importing import Asked
 from prm.manifest import PrmManifest
 from prm.registry import load_version
 from tests.imports import imported
-from tests.training.jobs import written
+from tests.training.jobs import kill_run, written
 from training.assembly import Run, assemble
 from training.data import Example
 from training.events import Events
@@ -124,16 +124,7 @@ def test_a_resumed_run_of_adapters_is_an_uninterrupted_one_to_the_last_bit(
     adapters = BOTH if algorithm is PRIME else {"adapter": ADAPTER}
     job = job_of(algorithm, steps=5, **adapters)
     whole = run_job(job, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(step: int, told: dict[str, float]) -> None:
-        if step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_job(job, tmp_path / "cut", watch=kill)
+    kill_run(job, tmp_path / "cut", after_step=3)
     checkpoint = last_checkpoint(tmp_path / "cut" / CHECKPOINTS)
     assert checkpoint is not None
     kept = load_file(checkpoint / "policy.safetensors")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from prm.errors import InvalidInput
 from prm.files import is_out_of_space
-from tests.training.jobs import TASK, TINY
+from tests.training.jobs import TASK, TINY, kill_run
 from training import state
 from training.assembly import assemble
 from training.checkpoints import ModelSize, new_model, save_model
@@ -150,16 +150,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_to_the_last_bit(
 ) -> None:
     job = job_of((ALGORITHMS | OFFLINE)[name], steps=5)
     whole = run_job(job, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(step: int, told: dict[str, float]) -> None:
-        if step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_job(job, tmp_path / "cut", watch=kill)
+    kill_run(job, tmp_path / "cut", after_step=3)
     assert state.last_checkpoint(tmp_path / "cut" / CHECKPOINTS) is not None
     resumed = run_job(job, tmp_path / "cut", resume=True)
     assert set(differences(whole, resumed).values()) == {0.0}
